@@ -1,0 +1,54 @@
+"""What a defense says about itself: how it works, and how an informed adversary attacks it."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from hardening.data import TrainingData
+from hardening.evidence import Kind
+from hardening.log import Log
+from hardening.threat import ThreatModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Status = Literal["SOLID", "AT-BASED", "TRANSFER-ONLY", "BROKEN", "CERTIFIED"]
+
+
+class Defense(Protocol):
+    """Anything that turns a model into a harder one; the given model is left as it was."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        data: TrainingData,
+        threat: ThreatModel,
+        rng: torch.Generator,
+        log: Log,
+        /,
+    ) -> nn.Module: ...
+
+
+class Declaration(NamedTuple):
+    """Mechanism in a few words, kinds of attack that must run, status in the literature."""
+
+    mechanism: str
+    due: tuple[Kind, ...]
+    status: Status
+
+
+def declares(mechanism: str, *, due: tuple[Kind, ...], status: Status) -> Callable[[F], F]:
+    """Attach a declaration to a defense function."""
+
+    def attach(function: F) -> F:
+        function.declaration = Declaration(mechanism, due, status)  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
+def declaration(function: Callable[..., Any]) -> Declaration:
+    """What `function` declared; every entry of the registry has one (a contract test)."""
+    found: Declaration = function.declaration  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,1 @@
+"""The vocabulary and the pure machinery: no orchestrator, no tracker, no object store."""

@@ -1,0 +1,5 @@
+"""Datasets: what they are, how they are read, checked and split."""
+
+from hardening.data.types import Labelled, TestData, TrainingData
+
+__all__ = ["Labelled", "TestData", "TrainingData"]

@@ -1,0 +1,58 @@
+"""Everything this project raises on purpose.
+
+HardeningError
+  + InputError         something given from outside is wrong            (exit code 2)
+  |   + ConfigError      the configuration
+  |   + DataError        a dataset
+  |   + ModelError       weights, an architecture or an ONNX file
+  |   + DigestError      bytes that are not the ones that were promised
+  |   + ServiceError     a server that cannot be reached or refuses us
+  + BrokenPromise      something of ours did not hold                    (exit code 3)
+      + ThreatViolation  an attack left its threat model
+      + ParityError      two forms of one model do not compute the same
+      + NumericsError    a computation left the finite numbers
+"""
+
+
+class HardeningError(Exception):
+    """Base of all errors raised on purpose; its text is one line that a user can act on."""
+
+
+class InputError(HardeningError, ValueError):
+    """Something given from outside is wrong: nothing was started, nothing is written."""
+
+
+class ConfigError(InputError):
+    """The configuration names something unknown or gives it the wrong values."""
+
+
+class DataError(InputError):
+    """A dataset cannot be used as it is."""
+
+
+class ModelError(InputError):
+    """Weights, an architecture or an ONNX file cannot be used as they are."""
+
+
+class DigestError(InputError):
+    """The bytes read are not the bytes that were promised."""
+
+
+class ServiceError(InputError):
+    """A server cannot be reached, or refuses what it is asked."""
+
+
+class BrokenPromise(HardeningError):
+    """Something of our own did not hold; the run ends and nothing is promoted."""
+
+
+class ThreatViolation(BrokenPromise):
+    """An attack returned an input outside its threat model; its result is void."""
+
+
+class ParityError(BrokenPromise):
+    """Two forms of one model (module, file, twin) do not compute the same logits."""
+
+
+class NumericsError(BrokenPromise):
+    """A computation produced a number that is not finite."""

@@ -1,0 +1,61 @@
+"""What long work tells its caller: lines, progress, numbers, and a place to resume from."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Checkpoint(NamedTuple):
+    """Where a training stands: flat tensors, and numbers that JSON can hold."""
+
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, float]
+
+
+class Progress(Protocol):
+    """Counts work done; `note` replaces the short text beside the bar."""
+
+    def __call__(self, done: int = 1, note: str = "") -> None: ...
+
+
+class Log(Protocol):
+    """Handed to defenses and attacks' drivers by whoever runs them."""
+
+    def line(self, text: str) -> None:
+        """Say one thing that a reader of the log needs to know."""
+
+    def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """Open a progress bar over `total` units."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of an epoch."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint; replaces the one before, atomically."""
+
+    def restore(self) -> Checkpoint | None:
+        """The last checkpoint of this very piece of work, if there is one."""
+
+
+class Silent:
+    """A log that says and keeps nothing: for tests and for use as a library."""
+
+    def line(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def progress(self, what: str, total: int, unit: str) -> Iterator[Progress]:  # noqa: ARG002
+        """Count nothing."""
+        yield lambda done=1, note="": None  # noqa: ARG005
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record nothing."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep nothing."""
+
+    def restore(self) -> Checkpoint | None:
+        """There is never anything to resume from."""
+        return None

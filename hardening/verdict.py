@@ -1,0 +1,153 @@
+"""From evidence to a decision: a pure function that anyone can recompute offline."""
+
+from math import isfinite
+
+from pydantic import Field
+
+from hardening.evidence import Evidence, RunEvidence
+from hardening.spec import Record
+from hardening.statistics import Comparison, compare
+from hardening.threat import Number
+
+
+class Gate(Record):
+    """The limits a candidate must meet; a limit that is not given is not checked.
+
+    Accuracies and differences are fractions, latency is the median in milliseconds at batch 1.
+    Drops and gains are against `control` on the same images; a gain must also be real
+    (McNemar's exact test at 5 %).
+    """
+
+    clean_accuracy: Number | None = Field(default=None, ge=0, le=1)
+    robust_accuracy: Number | None = Field(default=None, ge=0, le=1)
+    max_clean_drop: Number | None = Field(default=None, ge=0, le=1)
+    min_robust_gain: Number | None = Field(default=None, ge=0, le=1)
+    max_latency_ms: Number | None = Field(default=None, gt=0)
+
+
+class Check(Record):
+    """One named comparison of a measured value with its limit."""
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+    text: str
+
+
+class Judgement(Record):
+    """The checks of one model."""
+
+    name: str
+    status: str
+    passed: bool
+    checks: list[Check]
+
+
+class Verdict(Record):
+    """Whether any candidate passed, which one is chosen, and why."""
+
+    passed: bool
+    chosen: str | None
+    judgements: list[Judgement]
+    against_champion: Comparison | None
+    promote: bool
+    reason: str
+
+
+def judge(run: RunEvidence, gate: Gate) -> Verdict:
+    """Judge every candidate of `run` and choose the most robust one that passes.
+
+    Raises:
+        ValueError: The evidence holds no `control`.
+    """
+    if "control" not in run.models:
+        raise ValueError("got evidence without `control`, expected the unhardened model in it")
+    candidates = [m for m in run.models.values() if m.role == "candidate"]
+    # With no candidates the existing model itself is what is judged.
+    judged = candidates or [run.models["control"]]
+    judgements = [_judge_one(model, run.models["control"], gate) for model in judged]
+    passing = [m for m, j in zip(judged, judgements, strict=True) if j.passed]
+    if not passing:
+        return Verdict(
+            passed=False,
+            chosen=None,
+            judgements=judgements,
+            against_champion=None,
+            promote=False,
+            reason="no candidate meets the gate",
+        )
+    chosen = max(passing, key=lambda m: (m.robust.value, m.clean.value, -m.file.bytes))
+    champion = next((m for m in run.models.values() if m.role == "champion"), None)
+    if champion is None:
+        against, promote, reason = None, True, f"{chosen.name} passes and there is no champion"
+    elif champion.file.sha256 == chosen.file.sha256:
+        against, promote, reason = None, False, f"{chosen.name} is the champion already"
+    else:
+        against = compare(champion.survived, chosen.survived)
+        promote = against.better
+        says = "beats" if promote else "does not beat"
+        reason = (
+            f"{chosen.name} {says} the champion on the same {run.images} images: robust accuracy "
+            f"{against.difference:+.1%} [{against.lower:+.1%}, {against.upper:+.1%}], "
+            f"p {against.p_value:.2g}"
+        )
+    return Verdict(
+        passed=True,
+        chosen=chosen.name,
+        judgements=judgements,
+        against_champion=against,
+        promote=promote,
+        reason=reason,
+    )
+
+
+def missing_attacks(model: Evidence) -> list[str]:
+    """The kinds of attack that are due against `model` and did not run."""
+    ran = {row.kind for row in model.attacks}
+    return [kind for kind in model.due if kind not in ran]
+
+
+def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
+    missing = missing_attacks(model)
+    fired = [alarm.name for alarm in model.alarms if alarm.fired]
+    gain = compare(control.survived, model.survived)
+    drop = control.clean.value - model.clean.value
+    latency = next((entry.p50_ms for entry in model.latency if entry.batch == 1), None)
+    checks = [
+        _check("due attacks missing", len(missing), 0, at_most=True, text=", ".join(missing)),
+        _check("alarms", len(fired), 0, at_most=True, text=", ".join(fired)),
+    ]
+    if gate.clean_accuracy is not None:
+        checks.append(_check("clean accuracy", model.clean.value, gate.clean_accuracy))
+    if gate.robust_accuracy is not None:
+        checks.append(_check("robust accuracy", model.robust.value, gate.robust_accuracy))
+    if gate.max_clean_drop is not None:
+        checks.append(_check("clean drop", drop, gate.max_clean_drop, at_most=True))
+    if gate.min_robust_gain is not None:
+        check = _check("robust gain", gain.difference, gate.min_robust_gain)
+        real = gain.better or gate.min_robust_gain == 0
+        checks.append(
+            check.model_copy(
+                update={
+                    "passed": check.passed and real,
+                    "text": f"[{gain.lower:+.3f}, {gain.upper:+.3f}], p {gain.p_value:.2g}",
+                }
+            )
+        )
+    if gate.max_latency_ms is not None:
+        checks.append(_check("latency p50 ms", latency, gate.max_latency_ms, at_most=True))
+    passed = all(check.passed for check in checks)
+    status = "NOT EVALUATED" if missing else "passed" if passed else "failed"
+    return Judgement(name=model.name, status=status, passed=passed, checks=checks)
+
+
+def _check(
+    name: str, value: float | None, limit: float, *, at_most: bool = False, text: str = ""
+) -> Check:
+    """A missing or non-finite value never passes. One part in 1e9 forgives decimal rounding."""
+    slack = 1e-9
+    if value is None or not isfinite(value):
+        return Check(name=name, value=None, limit=limit, passed=False, text="not measured")
+    passed = value <= limit + slack if at_most else value >= limit - slack
+    return Check(name=name, value=value, limit=limit, passed=passed, text=text)
