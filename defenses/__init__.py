@@ -1,0 +1,14 @@
+"""Defenses by name: each turns a model into a harder one."""
+
+from defenses.adversarial_training import adversarial_training
+from defenses.declaration import Defense
+from defenses.n_fgsm import n_fgsm
+from defenses.quantization import quantization
+from defenses.trades import trades
+
+DEFENSES: dict[str, Defense] = {
+    "adversarial_training": adversarial_training,
+    "trades": trades,
+    "n_fgsm": n_fgsm,
+    "quantization": quantization,
+}

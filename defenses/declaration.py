@@ -1,6 +1,6 @@
 """What a defense says about itself: how it works, and how an informed adversary attacks it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -27,22 +27,34 @@ class Defense(Protocol):
         rng: torch.Generator,
         log: Log,
         /,
-    ) -> nn.Module: ...
+    ) -> nn.Module:
+        """Return a new, hardened model."""
 
 
 class Declaration(NamedTuple):
-    """Mechanism in a few words, kinds of attack that must run, status in the literature."""
+    """Mechanism in a few words, kinds of attack that must run, status in the literature, cost.
+
+    `passes` maps the hyper-parameters to backward passes for one training image.
+    """
 
     mechanism: str
     due: tuple[Kind, ...]
     status: Status
+    passes: Callable[[Mapping[str, Any]], float]
 
 
-def declares(mechanism: str, *, due: tuple[Kind, ...], status: Status) -> Callable[[F], F]:
+def declares(
+    mechanism: str,
+    *,
+    due: tuple[Kind, ...],
+    status: Status,
+    passes: Callable[[Mapping[str, Any]], float],
+) -> Callable[[F], F]:
     """Attach a declaration to a defense function."""
 
     def attach(function: F) -> F:
-        function.declaration = Declaration(mechanism, due, status)  # type: ignore[attr-defined]
+        declared = Declaration(mechanism, due, status, passes)
+        function.declaration = declared  # type: ignore[attr-defined]
         return function
 
     return attach

@@ -17,4 +17,5 @@ class Attack(Protocol):
 
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator, /
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Propose adversarial images (B, C, H, W)."""

@@ -31,7 +31,8 @@ class AttackRow(Record):
     """What one attack achieved on the file, every success confirmed by the session.
 
     `source` names the model whose gradients or scores led the attack: the file itself (its twin)
-    or the float parent. `survived` says, per evaluated image, whether it stayed correct.
+    or the float parent; `source_accuracy` is what that model kept. `survived` says, per evaluated
+    image, whether the file stayed correct.
     `forwards` and `backwards` are per image.
     """
 
@@ -44,6 +45,7 @@ class AttackRow(Record):
     survived: list[bool]
     mean_distance: float | None
     unconfirmed: int
+    source_accuracy: float
     forwards: float
     backwards: float
     seconds: float

@@ -17,7 +17,8 @@ class Checkpoint(NamedTuple):
 class Progress(Protocol):
     """Counts work done; `note` replaces the short text beside the bar."""
 
-    def __call__(self, done: int = 1, note: str = "") -> None: ...
+    def __call__(self, done: int = 1, note: str = "") -> None:
+        """Count `done` more units."""
 
 
 class Log(Protocol):

@@ -66,7 +66,7 @@ def look_up(registry: Mapping[str, F], name: str, where: str = "") -> F:
 def resolve(
     function: Callable[..., Any], params: Mapping[str, Any], where: str = ""
 ) -> dict[str, Any]:
-    """All hyper-parameters of `function`, defaults filled in, `params` checked against its schema."""
+    """All hyper-parameters of `function`: `params` checked against its schema, defaults added."""
     fields = _fields(function)
     place = f"{_at(where)}{getattr(function, '__name__', '')}"
     for name in params:

@@ -30,7 +30,7 @@ def accuracy(correct: Sequence[bool]) -> Accuracy:
 
 
 class Comparison(Record):
-    """Two models on the same images: accuracy difference `second - first`, and is it real?
+    """Two models on the same images: the accuracy difference `second - first` and its noise.
 
     `lower` and `upper` bound the difference at 95 %; `p_value` is McNemar's exact test.
     """

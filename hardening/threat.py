@@ -52,14 +52,18 @@ class ThreatModel(BaseModel):
         return ThreatModel(norm=self.norm, eps=self.eps * factor)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Move `x_adv` (B, ...) into the set around `x`; points already inside stay, bit for bit."""
+        """Move `x_adv` (B, ...) into the set around `x`; points inside stay, bit for bit."""
         if self.norm == "linf":
             lower, upper = self._box(x)
             return torch.minimum(torch.maximum(x_adv, lower), upper)
         x_adv = x_adv.clamp(0, 1)
         delta = x_adv - x
-        size = _l2(delta)
-        shrunk = (x + delta * per_image(self.eps / size.clamp(min=1e-12), x)).clamp(0, 1)
+        size = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64)
+        # Rounding may lengthen delta: by a few parts in 2^24, and by 2^-25 a pixel in x + delta.
+        slack = self.eps * 2**-22 + 2**-25 * x.shape[1:].numel() ** 0.5
+        radius = max(self.eps - slack, 0.0)
+        factor = (radius / size.clamp(min=1e-12)).to(x.dtype)
+        shrunk = (x + delta * per_image(factor, x)).clamp(0, 1)
         return torch.where(per_image(size > self.eps, x), shrunk, x_adv)
 
     def ascend(self, gradient: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class ThreatModel(BaseModel):
             noise = 2 * uniform(x.shape, rng, x) - 1
         else:
             direction = torch.randn(x.shape, generator=rng, device=rng.device).to(x)
-            radius = uniform((len(x),), rng, x) ** (1 / x[0].numel())
+            radius = uniform((len(x),), rng, x) ** (1 / x.shape[1:].numel())
             noise = direction * per_image(radius / _l2(direction).clamp(min=1e-12), x)
         return self.project(x, x + self.eps * noise)
 
@@ -113,4 +117,5 @@ def uniform(shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tenso
 
 
 def _l2(delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return size

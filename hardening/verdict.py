@@ -23,6 +23,7 @@ class Gate(Record):
     max_clean_drop: Number | None = Field(default=None, ge=0, le=1)
     min_robust_gain: Number | None = Field(default=None, ge=0, le=1)
     max_latency_ms: Number | None = Field(default=None, gt=0)
+    max_alarms: int = Field(default=0, ge=0)
 
 
 class Check(Record):
@@ -103,8 +104,13 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
 
 
 def missing_attacks(model: Evidence) -> list[str]:
-    """The kinds of attack that are due against `model` and did not run."""
+    """The kinds of attack that are due against `model` and did not run.
+
+    A straight-through attack is the white-box attack on a quantized file.
+    """
     ran = {row.kind for row in model.attacks}
+    if "straight-through" in ran:
+        ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]
 
 
@@ -116,7 +122,7 @@ def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
     latency = next((entry.p50_ms for entry in model.latency if entry.batch == 1), None)
     checks = [
         _check("due attacks missing", len(missing), 0, at_most=True, text=", ".join(missing)),
-        _check("alarms", len(fired), 0, at_most=True, text=", ".join(fired)),
+        _check("alarms", len(fired), gate.max_alarms, at_most=True, text=", ".join(fired)),
     ]
     if gate.clean_accuracy is not None:
         checks.append(_check("clean accuracy", model.clean.value, gate.clean_accuracy))

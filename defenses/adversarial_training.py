@@ -1,0 +1,65 @@
+"""Adversarial training with projected gradient descent, https://arxiv.org/abs/1706.06083.
+
+Shapes: B images, C channels, H x W pixels, K classes.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from defenses.attacked import attacked
+from defenses.declaration import declares
+from defenses.inner import maximise
+from defenses.scores import robust_accuracy
+from defenses.training import Loop, Loss, fit
+from hardening.data import TrainingData
+from hardening.log import Log
+from hardening.threat import ThreatModel
+
+
+@declares(
+    "trains on PGD examples",
+    due=("white-box", "gradient-free"),
+    status="SOLID",
+    passes=lambda params: params["loop"].epochs * (params["steps"] + 1),
+)
+def adversarial_training(
+    model: nn.Module,
+    data: TrainingData,
+    threat: ThreatModel,
+    rng: torch.Generator,
+    log: Log,
+    /,
+    *,
+    steps: Annotated[int, Field(ge=1)] = 7,
+    loop: Loop = Loop(),  # noqa: B008
+) -> nn.Module:
+    """Minimise the cross entropy on the worst image that PGD finds in the threat model.
+
+    Args:
+        steps: Of PGD, each 2.5 eps / steps long; a training step costs steps + 1 plain ones.
+    """
+    loss = worst_case(rng, steps=steps)
+    score = robust_accuracy(threat, rng)
+    return fit(model, data, loss, score, rng, log, loop=loop, threat=threat)
+
+
+def worst_case(rng: torch.Generator, *, steps: int) -> Loss:
+    """The mean cross entropy of a batch at the images that PGD finds."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel | None) -> Tensor:
+        assert threat is not None
+
+        def objective(x_adv: Tensor) -> Tensor:
+            return F.cross_entropy(model(x_adv), y, reduction="sum")
+
+        with attacked(model):
+            start = threat.sample(x, rng)
+            step = 2.5 * threat.eps / steps
+            x_adv = maximise(objective, x, start, threat, steps=steps, step=step)
+        return F.cross_entropy(model(x_adv), y)
+
+    return loss

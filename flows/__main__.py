@@ -1,0 +1,154 @@
+"""The command `temper`. Exit codes: 0 passed, 1 gate failed, 2 wrong input, 3 run failed."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hardening.errors import BrokenPromise, HardeningError, InputError
+
+PASSED, GATE_FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+DESCRIPTION = """\
+Hardens image classifiers and proves it on the ONNX file that ships.
+
+One YAML file names a dataset, a model, a threat model, candidate chains of defenses and a gate.
+  temper check CONFIG     what would run, what is known already, what it costs
+  temper harden CONFIG    train or fetch, defend, export, attack the exported file, judge, promote
+  temper list attacks     every attack with its parameters (also: defenses, datasets, models)
+"""
+
+EPILOG = """\
+environment:
+  TEMPER_HOME          where results are kept (default ./.temper)
+  TEMPER_STORE         where artifacts are kept, file:///folder or s3://bucket/prefix
+  TEMPER_WORKERS       steps at a time (default 1; each uses all cores)
+  MLFLOW_TRACKING_URI  an MLflow server (default: a database in TEMPER_HOME)
+  PREFECT_API_URL      a Prefect server (default: one of our own, started and ended as needed)
+  AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   for s3:// addresses
+
+exit codes: 0 passed, 1 the gate was not met, 2 wrong usage or input, 3 the run failed
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; errors are one line on standard error."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InputError as error:
+        print(f"temper: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except (BrokenPromise, HardeningError) as error:
+        print(f"temper: run failed: {error}", file=sys.stderr)
+        return RUN_FAILED
+    except KeyboardInterrupt:
+        print(
+            "temper: interrupted; the same command goes on where this one stopped", file=sys.stderr
+        )
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  a bug of ours: told in full, and the run is red
+        traceback.print_exc()
+        print(f"temper: run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return RUN_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "temper",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, text in (
+        ("harden", "the whole chain: train or fetch, defend, export, attack, judge, promote"),
+        ("evaluate", "an existing model as it would ship: no training, no candidates"),
+    ):
+        run = _command(commands, name, text, _run)
+        run.add_argument(
+            "config", metavar="CONFIG", help="YAML file, see flows/configs/digits.yaml"
+        )
+        run.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
+        run.set_defaults(name=name)
+    check = _command(commands, "check", "validate CONFIG and show the plan; nothing runs", _check)
+    check.add_argument("config", metavar="CONFIG", help="YAML file")
+    verdict = _command(commands, "verdict", "recompute a verdict from its evidence", _verdict)
+    verdict.add_argument("evidence", metavar="EVIDENCE", help="an evidence.json")
+    verdict.add_argument(
+        "--gate",
+        metavar="FILE",
+        help="YAML or JSON with limits (default: gate.json beside EVIDENCE)",
+    )
+    listing = _command(commands, "list", "what a configuration can name", _list)
+    listing.add_argument("kind", choices=["attacks", "defenses", "datasets", "models"])
+    return parser
+
+
+def _command(
+    commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.config import load
+
+    config = load(options.config)  # before anything is started: a typing error costs two seconds
+    from tasks import server
+
+    with server.begin() as api:
+        from flows.evaluation import evaluate, existing
+        from flows.harden import harden
+        from flows.validate import validate
+
+        validate(existing(config) if options.name == "evaluate" else config)
+        api.wait()
+        flow = evaluate if options.name == "evaluate" else harden
+        published = flow(str(options.config), str(options.output))
+    from flows.console import show_run
+
+    return PASSED if show_run(published, options.json) else GATE_FAILED
+
+
+def _check(options: argparse.Namespace) -> int:
+    from flows.console import show_plan
+    from flows.plan import plan
+
+    show_plan(plan(options.config), options.json)
+    return PASSED
+
+
+def _verdict(options: argparse.Namespace) -> int:
+    from flows.config import load_gate
+    from flows.console import read_evidence, show_verdict
+    from hardening.verdict import judge
+
+    path = Path(options.evidence)
+    gate = load_gate(options.gate or path.with_name("gate.json"))
+    run = read_evidence(path)
+    verdict = judge(run, gate)
+    show_verdict(run, verdict, options.json)
+    return PASSED if verdict.passed else GATE_FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    from flows.catalogue import catalogue, show_catalogue
+
+    entries = catalogue(options.kind)
+    if options.json:
+        print(json.dumps(entries, indent=1))
+    else:
+        show_catalogue(options.kind, entries)
+    return PASSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What a configuration can name, read off the registries and the functions' signatures."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from hardening.spec import parameters
+
+
+def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
+    """The registry of a kind of things: attacks, defenses, datasets or models."""
+    if kind == "attacks":
+        from attacks import ATTACKS  # noqa: PLC0415  each import costs a second: only the one asked
+
+        return ATTACKS
+    if kind == "defenses":
+        from defenses import DEFENSES  # noqa: PLC0415
+
+        return DEFENSES
+    if kind == "datasets":
+        from hardening.data import DATASETS  # noqa: PLC0415
+
+        return DATASETS
+    from hardening.models import MODELS  # noqa: PLC0415
+
+    return MODELS
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """Every entry: name, first line of its docstring, parameters, what it declares."""
+    entries = []
+    for name, function in sorted(registry(kind).items()):
+        entry: dict[str, Any] = {
+            "name": name,
+            "about": (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " "),
+            "parameters": [parameter._asdict() for parameter in parameters(function)],
+        }
+        if hasattr(function, "declaration"):
+            declared = function.declaration
+            entry |= {
+                "mechanism": declared.mechanism,
+                "due": list(declared.due),
+                "status": declared.status,
+            }
+        entries.append(entry)
+    if kind == "attacks":
+        from attacks.profiles import PROFILES, label  # noqa: PLC0415
+
+        for name, specs in PROFILES.items():
+            about = "profile: " + ", ".join(label(spec) for spec in specs)
+            entries.append({"name": name, "about": about, "parameters": []})
+    return entries
+
+
+def show_catalogue(kind: str, entries: list[dict[str, Any]]) -> None:
+    """Print the entries for a person, on standard output."""
+    console = Console(highlight=False)
+    for entry in entries:
+        console.print(Text(entry["name"], style="bold"), Text(entry["about"]))
+        if "mechanism" in entry:
+            due = ", ".join(entry["due"])
+            console.print(Text(f"    {entry['mechanism']}; {entry['status']}; due attacks: {due}"))
+        for parameter in entry["parameters"]:
+            head = f"    {parameter['name']}: {parameter['type']} = {parameter['default']}"
+            console.print(Text(head), Text(parameter["meaning"], style="dim"))
+    console.print(Text(f"\n{len(entries)} {kind}; as JSON: temper list {kind} --json"))

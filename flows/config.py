@@ -1,0 +1,194 @@
+"""One YAML file, checked whole before anything runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from hardening.errors import ConfigError
+from hardening.spec import Record, Spec, one_line, suggest
+from hardening.threat import Number, ThreatModel
+from hardening.verdict import Gate
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+"""Becomes a folder, an MLflow experiment and a Prefect key."""
+
+Fraction = Annotated[Number, Field(gt=0, lt=1)]
+Channels = Annotated[list[float], Field(min_length=1, max_length=4)]
+
+RESERVED = ("control", "champion")
+
+
+class DataConfig(Record):
+    """Which dataset, where it lies, and how it is split."""
+
+    name: str = Field(description="one of `temper list datasets`")
+    path: str | None = Field(default=None, description="file, folder, s3:// or https:// address")
+    sha256: str = Field(default="", description="expected digest of the file; a must for https")
+    params: dict[str, JsonValue] = Field(default={}, description="the dataset's own parameters")
+    validation: Fraction = Field(default=0.1, description="share of the training images held out")
+    test: Fraction = Field(default=0.3, description="share held out where there is no test set")
+    seed: int = Field(default=0, ge=0, description="seed of the split, not of the training")
+
+
+class ModelConfig(Record):
+    """Which architecture, and where its weights come from if it is not trained here."""
+
+    name: str = Field(description="one of `temper list models`")
+    params: dict[str, JsonValue] = Field(
+        default={}, description="the architecture's own parameters"
+    )
+    weights: str | None = Field(
+        default=None,
+        description="safetensors or state dict: file, s3://, https://, models:/NAME@ALIAS",
+    )
+    sha256: str = Field(default="", description="expected digest of the weights")
+    mean: Channels | None = Field(default=None, description="per channel, of images in [0, 1]")
+    std: (
+        Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)] | None
+    ) = Field(default=None, description="per channel, of images in [0, 1]")
+
+    @model_validator(mode="after")
+    def _both(self) -> "ModelConfig":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std: got one of them, expected both or none")
+        return self
+
+
+class EvaluationConfig(Record):
+    """How hard, and on how many test images, each exported file is attacked."""
+
+    profile: str = Field(
+        default="quick", description="effort profile, one of `temper list attacks`"
+    )
+    attacks: list[Spec] | None = Field(default=None, description="own list instead of a profile")
+    images: int = Field(default=500, ge=1, description="test images, class-stratified")
+    curve: list[Annotated[Number, Field(gt=0)]] = Field(
+        default_factory=lambda: [0.25, 0.5, 0.75, 1.5, 2.0],
+        description="multiples of eps at which the curve is measured",
+    )
+
+
+class RegistryConfig(Record):
+    """The registered model that the winner becomes a version of."""
+
+    name: Name
+
+
+class Config(Record):
+    """A run: everything a user says. `$VARIABLES` and `~` are expanded in paths."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    data: DataConfig
+    model: ModelConfig
+    threat: ThreatModel
+    training: dict[str, JsonValue] | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    candidates: dict[Name, Annotated[list[Spec], Field(min_length=1)]] = {}
+    gate: Gate = Gate()
+    registry: RegistryConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        for name in self.candidates:
+            if name in RESERVED:
+                raise ValueError(f"candidates.{name}: the name is taken, choose another one")
+        if self.training is not None and self.model.weights is not None:
+            raise ValueError("training: got it beside model.weights, expected one of the two")
+        return self
+
+
+def load(path: str | Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: It cannot be read, is not YAML, or says something that is not understood.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader, see below
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return parse(content, str(path))
+
+
+def parse(content: Any, where: str) -> Config:
+    """Check what a YAML file said; `where` names it in errors.
+
+    Raises:
+        ConfigError: One line: the field, what was got, what was expected.
+    """
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: got {type(content).__name__}, expected a mapping of settings")
+    try:
+        return Config(**content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from error
+
+
+def load_gate(path: str | Path) -> Gate:
+    """Read a gate from a YAML file: its limits at the top, or a whole configuration with a `gate`.
+
+    Raises:
+        ConfigError: As for `load`.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    limits = content.get("gate", content) if isinstance(content, dict) else content
+    if not isinstance(limits, dict):
+        raise ConfigError(f"{path}: got {type(limits).__name__}, expected a mapping of limits")
+    try:
+        return Gate(**limits)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error, Gate)}") from error
+
+
+def _explain(error: ValidationError, model: type[Record] = Config) -> str:
+    """One line; an unknown key comes with the nearest valid name."""
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return one_line(error)
+    *parents, name = first["loc"]
+    known = _known(model, tuple(parents))
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: unknown key, {suggest(str(name), known)}"
+
+
+def _known(model: type[Record], path: tuple[int | str, ...]) -> list[str]:
+    """The valid keys at `path`; keys of mappings and places in lists lead no deeper."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        model = (_record(field.annotation) if field else None) or model
+    return list(model.model_fields)
+
+
+def _record(annotation: Any) -> type[Record] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation
+    found = [_record(part) for part in getattr(annotation, "__args__", ())]
+    return next((part for part in found if part), None)
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader that refuses a key given twice: YAML would silently keep the last one."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is given twice", node.start_mark
+            )
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

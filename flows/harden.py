@@ -1,0 +1,59 @@
+"""From a configuration to a verdict: train or fetch, defend, export, attack, judge, promote."""
+
+import os
+from pathlib import Path
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.chain import run_chain
+from flows.config import Config, load
+from flows.sources import find_sources
+from flows.validate import validate
+from tasks import tracking
+from tasks.console import ConsoleLog
+from tasks.publish import Published, check_output, publish, read_all, write_folder
+from tasks.settings import store_uri
+from tasks.step import submit
+from tasks.store import open_store
+
+WORKERS = int(os.environ.get("TEMPER_WORKERS", "1"))
+"""Steps at a time. One step uses all cores already; more workers need more memory."""
+
+
+@flow(name="harden", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # type: ignore[arg-type]
+def harden(config: str, output: str = "runs") -> Published:
+    """Harden a model as a configuration file says and publish the verdict.
+
+    1. check the configuration, every source and every server; nothing starts before that
+    2. run the chain of steps; those with unchanged inputs are skipped
+    3. write the run's folder, log it to MLflow, register and perhaps promote the winner
+
+    Args:
+        config: Path of the YAML file.
+        output: Folder under which the run's own folder is written.
+    """
+    return harden_config(load(config), Path(output).absolute())
+
+
+def harden_config(config: Config, output: Path) -> Published:
+    """The body of the flow, for a configuration that is read already."""
+    validate(config)
+    check_output(output)
+    tracking.probe()
+    store = open_store(store_uri())
+    finished = run_chain(config, submit, find_sources(config, store, ConsoleLog()))
+    models = read_all(store, finished.files)
+    files = {
+        "evidence.json": store.get(finished.evidence),
+        "verdict.json": store.get(finished.verdict),
+        "gate.json": config.gate.model_dump_json(indent=1, exclude_none=True).encode(),
+        "report.html": store.get(finished.report),
+    }
+    on_disk = files | {f"{name}.onnx": data for name, data in models.items()}
+    folder = write_folder(on_disk, config.name, output)
+    register_as = config.registry.name if config.registry else None
+    published: Published = publish(
+        files, models, folder, finished.evidence, config.gate, register_as
+    )
+    return published

@@ -1,0 +1,95 @@
+"""The shipped bytes as ONNX Runtime runs them.
+
+Shapes: B images, C channels, H x W pixels, K classes.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+from torch import Tensor
+
+from hardening.deployment.providers import providers
+from hardening.deployment.signature import check_images, graph_input, image_shape, name_of
+from hardening.deployment.untrusted import DOMAINS, read_model
+from hardening.errors import ModelError
+from hardening.evidence import File
+
+CHUNK = 256
+"""Images per call of ONNX Runtime; bounds the memory of activations."""
+
+
+class Session:
+    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run."""
+
+    def __init__(self, data: bytes, *, threads: int = 0) -> None:
+        """Check `data` and start it.
+
+        Args:
+            threads: Threads within an operator; 0 takes as many as torch does.
+
+        Raises:
+            ModelError: The bytes are refused by `read_model` or by ONNX Runtime.
+        """
+        self.data = data
+        self.name = name_of(data)
+        self.threads = threads or torch.get_num_threads()
+        self._model = read_model(data, self.name)
+        self._input = graph_input(self._model.graph).name
+        self._session = _start(data, self.name, self.threads)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
+
+        Raises:
+            ModelError: The file does not take images of this shape.
+        """
+        check_images(x, image_shape(self._model), self.name)
+        return torch.cat(list(self._run(x.detach().to("cpu", torch.float32))))
+
+    def facts(self) -> File:
+        """Identity of the bytes, and how they are run."""
+        operators = Counter(node.op_type for node in self._model.graph.node)
+        quantized = any("Quantize" in name or "QLinear" in name for name in operators)
+        versions = [entry.version for entry in self._model.opset_import if entry.domain in DOMAINS]
+        return File(
+            sha256=hashlib.sha256(self.data).hexdigest(),
+            bytes=len(self.data),
+            precision="int8" if quantized else "float32",
+            opset=max(versions),
+            operators=dict(sorted(operators.items())),
+            providers=self._session.get_providers(),
+            threads=self.threads,
+            optimization="all",
+        )
+
+    def _run(self, x: Tensor) -> Iterator[Tensor]:
+        for part in x.split(CHUNK):
+            (logits,) = self._session.run(None, {self._input: part.numpy()})
+            yield torch.from_numpy(logits)
+
+
+def _start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # fatal only: errors arrive as exceptions
+    # Idle workers that spin would take the processor from torch, which works in turns with us.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=list(providers()))
+    except (
+        runtime.Fail,
+        runtime.InvalidArgument,
+        runtime.InvalidGraph,
+        runtime.InvalidProtobuf,
+        runtime.NotImplemented,
+        runtime.RuntimeException,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{name}: ONNX Runtime does not run it: {reason}") from error

@@ -1,0 +1,186 @@
+"""The results of a run as rows of text, and those rows as markdown and as a console table."""
+
+import re
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hardening.evidence import Accuracy, Evidence, RunEvidence
+from hardening.report import numbers, words
+from hardening.report.matrices import Matrix, gate_matrix
+from hardening.statistics import compare
+from hardening.verdict import Gate, Verdict, missing_attacks
+
+ROLES = ("control", "candidate", "champion")
+
+COLUMNS = {
+    "name": "Model",
+    "clean": "Clean accuracy",
+    "clean_change": "Clean against control",
+    "robust": "Robust accuracy",
+    "robust_change": "Robust against control",
+    "size": "Size",
+    "precision": "Precision",
+    "latency_1": "Latency p50, batch\u00a01",
+    "latency_32": "Latency p50, batch\u00a032",
+    "training": "Training",
+    "verdict": "Verdict",
+}
+
+REFERENCE = "–"
+
+STYLES = {"passed": "green", "failed": "red", numbers.NOT_EVALUATED: "yellow"}
+
+
+def table(run: RunEvidence, verdict: Verdict) -> list[dict[str, str]]:
+    """One row a model, control first and the champion last; the keys of `COLUMNS`, `role`, `why`.
+
+    A model whose due attacks did not all run has `NOT EVALUATED` for its robust accuracy.
+    """
+    return [_row(run, verdict, model) for model in ordered(run)]
+
+
+def ordered(run: RunEvidence) -> list[Evidence]:
+    """Control, candidates, champion."""
+    return sorted(run.models.values(), key=lambda model: ROLES.index(model.role))
+
+
+def robust(model: Evidence) -> Accuracy | None:
+    """The robust accuracy, or nothing when a due attack is missing."""
+    return None if missing_attacks(model) else model.robust
+
+
+def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
+    """The summary as GitHub-flavoured markdown; names from outside are escaped."""
+    rows = table(run, verdict)
+    header = [*COLUMNS.values()]
+    body = [
+        [_escape(row["name"]), *(row[key] for key in [*COLUMNS][1:-1]), status(row)] for row in rows
+    ]
+    lines = [
+        f"## {'Passed' if verdict.passed else 'Failed'}: {_escape(words.headline(verdict))}",
+        "",
+        _escape(f"{words.measured(run, verdict)} {words.promotion(run, verdict)}"),
+        "",
+        *(f"- **{term}**: {_escape(text)}" for term, text in words.tested(run)),
+        "",
+        *_grid(header, body),
+        "",
+        "### Gate",
+        "",
+        *_matrix(gate_matrix(run, verdict)),
+        "",
+        *([words.limits(gate), ""] if words.limits(gate) else []),
+        *_fired(run),
+        words.meaning(run),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def console(run: RunEvidence, verdict: Verdict) -> Table:
+    """The results of control and candidates; a terminal adds colour, a file stays plain.
+
+    Intervals stand below their numbers, so the table fits 80 columns; p50 is at batch 1.
+    """
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    grid.add_column("Model", min_width=10, max_width=22, overflow="fold")
+    for key in ("Clean accuracy", "Robust accuracy", "Size", "p50"):
+        grid.add_column(key, justify="right", no_wrap=True)
+    grid.add_column("Verdict", min_width=13, max_width=24, overflow="fold")
+    for row in table(run, verdict):
+        if row["role"] == "champion":
+            continue
+        style = STYLES.get(row["verdict"], "")
+        median = row["latency_1"].split(" [")[0]
+        cells = (row["name"], row["clean"], row["robust"], row["size"], median)
+        lines = (_one_line(cell).replace(" [", "\n[") for cell in cells)
+        grid.add_row(*(Text(line) for line in lines), Text(status(row), style))
+    return grid
+
+
+def status(row: dict[str, str]) -> str:
+    """The verdict of a row and its reason in one piece."""
+    return f"{row['verdict']}: {row['why']}" if row["why"] else row["verdict"]
+
+
+def _row(run: RunEvidence, verdict: Verdict, model: Evidence) -> dict[str, str]:
+    control = run.models["control"]
+    is_control = model.name == control.name
+    comparable = robust(model) is not None and robust(control) is not None
+    measured = robust(model)
+    gain = numbers.change(compare(control.survived, model.survived)) if comparable else None
+    drop = numbers.change(compare(control.correct, model.correct))
+    word, why = _verdict(verdict, model)
+    return {
+        "name": model.name,
+        "role": model.role,
+        "clean": numbers.accuracy(model.clean),
+        "clean_change": REFERENCE if is_control else drop,
+        "robust": numbers.accuracy(measured) if measured else numbers.NOT_EVALUATED,
+        "robust_change": REFERENCE if is_control else gain or numbers.NOT_EVALUATED,
+        "size": numbers.size(model.file.bytes),
+        "precision": model.file.precision,
+        "latency_1": _latency(model, 1),
+        "latency_32": _latency(model, 32),
+        "training": numbers.seconds(model.training_seconds),
+        "verdict": word,
+        "why": why,
+    }
+
+
+def _latency(model: Evidence, batch: int) -> str:
+    found = next((entry for entry in model.latency if entry.batch == batch), None)
+    if found is None:
+        return numbers.NOT_MEASURED
+    median, tail = numbers.milliseconds(found.p50_ms), numbers.milliseconds(found.p95_ms)
+    if numbers.NOT_MEASURED in {median, tail}:
+        return numbers.NOT_MEASURED
+    return f"{median} ms [p95 {tail}]"
+
+
+def _verdict(verdict: Verdict, model: Evidence) -> tuple[str, str]:
+    judgement = next((j for j in verdict.judgements if j.name == model.name), None)
+    if judgement is None:
+        return ("reference" if model.role == "control" else "champion now"), ""
+    if judgement.status == numbers.NOT_EVALUATED:
+        return judgement.status, ", ".join(missing_attacks(model))
+    failed = ", ".join(check.name for check in judgement.checks if not check.passed)
+    return judgement.status, "chosen" if model.name == verdict.chosen else failed
+
+
+def _matrix(matrix: Matrix) -> list[str]:
+    rows = [
+        [_escape(line.head), line.limit]
+        + [f"{cell.text} ({cell.status})" if cell.text else cell.status for cell in line.cells]
+        for line in matrix.rows
+    ]
+    return _grid(["Check", "Limit", *(_escape(name) for name in matrix.columns)], rows)
+
+
+def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _fired(run: RunEvidence) -> list[str]:
+    found = [
+        f"- **{_escape(model.name)}**: {_escape(alarm.name)} {numbers.plain(alarm.value)}, limit "
+        f"{numbers.plain(alarm.limit)}: {_escape(alarm.meaning)}"
+        for model in ordered(run)
+        for alarm in model.alarms
+        if alarm.fired
+    ]
+    return ["### Alarms that fired", "", *found, ""] if found else []
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _escape(text: str) -> str:
+    """Names come from outside: they may hold no markup, no link, no picture, no second line.
+
+    Brackets of intervals stay readable: a bracket is a link only before `(` or `:`, both escaped.
+    """
+    return re.sub(r"([\\`*_{}<>#!|~]|\](?=[(:\[])|\[(?=[^\d+-]))", r"\\\1", _one_line(text))

@@ -1,0 +1,126 @@
+"""A run and its verdict in sentences."""
+
+from collections.abc import Mapping
+
+from hardening.evidence import Evidence, RunEvidence
+from hardening.report import numbers
+from hardening.threat import ThreatModel
+from hardening.verdict import Gate, Judgement, Verdict, missing_attacks
+
+THREATS = {
+    "linf": "every pixel value may change by at most {radius} of the range (Linf)",
+    "l2": "the change of an image, as one vector of pixel values in [0, 1], "
+    "may be at most {radius} long (L2)",
+}
+
+
+FAILURES = 4
+"""Models whose failures are told in a sentence; the tables have them all."""
+
+
+def threat(model: ThreatModel) -> str:
+    """What the adversary may do."""
+    return THREATS[model.norm].format(radius=numbers.radius(model.eps))
+
+
+def headline(verdict: Verdict) -> str:
+    """The verdict in one sentence."""
+    if verdict.chosen is not None:
+        return f"{verdict.chosen} meets the gate."
+    judged = [judgement.name for judgement in verdict.judgements]
+    if len(judged) == 1:
+        return f"{judged[0]} does not meet the gate."
+    return f"None of the {len(judged)} candidates meets the gate."
+
+
+def promotion(run: RunEvidence, verdict: Verdict) -> str:
+    """Whether the chosen model replaces the champion, and why."""
+    if verdict.chosen is None:
+        return "Nothing is promoted."
+    outcome = "To be promoted" if verdict.promote else "Not promoted"
+    champion = next((m for m in run.models.values() if m.role == "champion"), None)
+    unknown = champion is not None and bool(missing_attacks(champion))
+    if unknown and verdict.against_champion is not None:
+        return f"{outcome}: the champion's robust accuracy is {numbers.NOT_EVALUATED}."
+    return f"{outcome}: {verdict.reason}."
+
+
+def measured(run: RunEvidence, verdict: Verdict) -> str:
+    """The numbers of the chosen model, or what each judged model fails."""
+    if verdict.chosen is not None:
+        chosen = run.models[verdict.chosen]
+        return (
+            f"Robust accuracy {numbers.accuracy(chosen.robust)}, "
+            f"clean accuracy {numbers.accuracy(chosen.clean)}."
+        )
+    failures = [_failure(run, judgement) for judgement in verdict.judgements]
+    more = f"; and {len(failures) - FAILURES} more" if len(failures) > FAILURES else ""
+    return f"{'; '.join(failures[:FAILURES])}{more}."
+
+
+def meaning(run: RunEvidence) -> str:
+    """What a robust accuracy says, and what it does not."""
+    return (
+        f"Robust accuracy is the share of these {numbers.count(run.images)} test images that "
+        "stayed correctly classified under every attack that ran, taking the worst attack for each "
+        "image. An adversarial image counted only when the exported file itself, run by ONNX "
+        "Runtime, was fooled by it. The number is what these attacks could not break under this "
+        "threat model: a stronger attack can only lower it, and it says nothing about larger or "
+        "other changes (rotation, blur, a sticker), nor about other data."
+    )
+
+
+def tested(run: RunEvidence) -> list[tuple[str, str]]:
+    """Terms and what they were in this run."""
+    shape = "\u00a0×\u00a0".join(str(side) for side in run.data.shape)
+    candidates = [m for m in run.models.values() if m.role == "candidate"]
+    rows = [
+        ("Model", _model(run.config)),
+        ("Dataset", f"{run.data.name}, {len(run.data.classes)} classes, images of {shape}"),
+        ("Threat", threat(run.threat)),
+        ("Images", f"{numbers.count(run.images)} of the test split, the same for every model"),
+        ("Attacks", ", ".join(attack_names(run)) or "none"),
+    ]
+    if candidates:
+        rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
+    return rows
+
+
+def limits(gate: Gate) -> str:
+    """What the gate asks beside due attacks and alarms, when it asks nothing."""
+    if any(limit is not None for limit in gate.model_dump(exclude={"max_alarms"}).values()):
+        return ""
+    return "The gate sets no limits: only due attacks and alarms were checked."
+
+
+def attack_names(run: RunEvidence) -> list[str]:
+    """Names of all attacks that ran on any model, in the order they ran."""
+    return list(dict.fromkeys(row.name for m in run.models.values() for row in m.attacks))
+
+
+def class_name(run: RunEvidence, label: int) -> str:
+    """The name of a class, or its number when the data names fewer."""
+    known = 0 <= label < len(run.data.classes)
+    return run.data.classes[label] if known else f"class {label}"
+
+
+def _failure(run: RunEvidence, judgement: Judgement) -> str:
+    missing = missing_attacks(run.models[judgement.name])
+    if missing:
+        return f"{judgement.name} is {numbers.NOT_EVALUATED} ({', '.join(missing)} did not run)"
+    failed = ", ".join(check.name for check in judgement.checks if not check.passed)
+    return f"{judgement.name} fails {failed}"
+
+
+def _chain(model: Evidence) -> str:
+    steps = [str(step.get("name", "unnamed")) for step in model.defenses]
+    return f"{model.name} ({', '.join(steps) or 'no defense'})"
+
+
+def _model(config: Mapping[str, object]) -> str:
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return str(model or "not named")
+    weights = model.get("weights")
+    name = str(model.get("name", "not named"))
+    return f"{name}, weights {weights}" if weights else name

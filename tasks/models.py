@@ -1,0 +1,147 @@
+"""Steps that make models: train the baseline, fetch a user's weights, apply a defense, export."""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from defenses import DEFENSES
+from defenses.standard import standard
+from hardening.data import TrainingData
+from hardening.data.statistics import channel_statistics
+from hardening.deployment.export import export
+from hardening.deployment.parity import prove
+from hardening.deployment.session import Session
+from hardening.deployment.twin import Twin
+from hardening.errors import ModelError
+from hardening.evaluation import generator
+from hardening.models import files
+from hardening.models.architecture import Architecture, Classifier, build
+from hardening.models.weights import load_weights, read_state
+from hardening.spec import Spec, bind
+from hardening.threat import ThreatModel
+from tasks.data import device, read_training
+from tasks.step import Located, Run, step
+from tasks.store import Artifact
+
+PARITY_IMAGES = 256
+"""Validation images on which an exported file is compared with the module it came from."""
+
+
+@step
+def train_control(
+    run: Run,
+    training: Artifact,
+    /,
+    *,
+    model: Spec,
+    mean: list[float] | None,
+    std: list[float] | None,
+    training_options: dict[str, JsonValue],
+    seed: int,
+) -> dict[str, bytes]:
+    """Train the unhardened baseline; normalised by the training images unless told otherwise."""
+    data = read_training(run, training)
+    if mean is None or std is None:
+        measured_mean, measured_std = channel_statistics(data.train)
+        mean, std = list(measured_mean), list(measured_std)
+    start = build(_architecture(data, model, mean, std), seed).to(device())
+    fitted = bind({"training": standard}, Spec(name="training", params=training_options))(
+        start, data, generator(seed, "control"), run
+    )
+    return _packed(run, fitted)
+
+
+@step
+def fetch_weights(
+    run: Run,
+    training: Artifact,
+    source: Located,
+    /,
+    *,
+    model: Spec,
+    mean: list[float] | None,
+    std: list[float] | None,
+) -> dict[str, bytes]:
+    """Put a user's weights into an architecture; not normalised unless told so."""
+    data = read_training(run, training)
+    channels = data.train.images.shape[1]
+    architecture = _architecture(data, model, mean or [0.0] * channels, std or [1.0] * channels)
+    state = read_state(Path(source.path).read_bytes(), source.path)
+    return _packed(run, load_weights(build(architecture, seed=0), state, source.path))
+
+
+@step
+def defend(
+    run: Run,
+    model: Artifact,
+    training: Artifact,
+    /,
+    *,
+    defense: Spec,
+    threat: ThreatModel,
+    seed: int,
+) -> dict[str, bytes]:
+    """Apply one defense to a model."""
+    function = bind(DEFENSES, defense, "candidates")
+    rng = generator(seed, defense.name)
+    start = restore(run.read(model)).to(device())
+    return _packed(run, function(start, read_training(run, training), threat, rng, run))
+
+
+@step
+def export_file(run: Run, model: Artifact, training: Artifact, /) -> dict[str, bytes]:
+    """Export a model to ONNX; its logits on validation images must be the module's."""
+    module = restore(run.read(model)).eval()
+    data = read_training(run, training)
+    channels, height, width = data.train.images.shape[1:]
+    file = export(module, (channels, height, width))
+    x = data.validation.take(torch.arange(min(PARITY_IMAGES, len(data.validation)))).floats()
+    parity = prove(run.label, module, Session(file), x)
+    run.line(
+        f"{len(file)} B, largest logit difference {parity.max_difference:.1e} "
+        f"on {parity.images} images, argmax agreement {parity.agreement:.1%}"
+    )
+    return {"onnx": file, "parity": parity.model_dump_json().encode()}
+
+
+def restore(data: bytes) -> nn.Module:
+    """A model as a step left it: a Classifier's safetensors, or the ONNX file of a Twin."""
+    return files.load(data) if data[8:9] == b"{" else Twin(data)
+
+
+def _bytes(model: nn.Module) -> bytes:
+    """Inverse of `restore`."""
+    if isinstance(model, Twin):
+        return model.data
+    if isinstance(model, Classifier):
+        return files.save(model)
+    raise TypeError(f"got a {type(model).__name__}, expected a Classifier or a Twin")
+
+
+def _packed(run: Run, model: nn.Module) -> dict[str, bytes]:
+    return {
+        "model": _bytes(model.cpu()),
+        "facts": json.dumps({"seconds": round(run.seconds, 3)}).encode(),
+    }
+
+
+def _architecture(
+    data: TrainingData, model: Spec, mean: list[float], std: list[float]
+) -> Architecture:
+    channels, height, width = data.train.images.shape[1:]
+    if len(mean) != channels or len(std) != channels:
+        raise ModelError(
+            f"model.mean, model.std: got {len(mean)} and {len(std)} values, "
+            f"expected {channels}, the dataset's channels"
+        )
+    return Architecture(
+        name=model.name,
+        params=model.params,
+        shape=(channels, height, width),
+        classes=len(data.classes),
+        mean=tuple(mean),
+        std=tuple(std),
+    )

@@ -1,0 +1,153 @@
+"""The model registry: fetched by digest, registered once, promoted one at a time."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from hardening.errors import BrokenPromise, DigestError
+from hardening.evidence import Evidence, RunEvidence
+from hardening.verdict import Verdict
+from tasks.lock import locked
+from tasks.mlflow_client import mlflow_client
+from tasks.mlflow_model import fetch
+from tasks.versions import CHAMPION, Registered, check_name, model, resolve, under_alias
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["Registered", "champion", "download", "register"]
+
+CHALLENGER = "challenger"
+
+
+def champion(name: str) -> Registered | None:
+    """The version that is the champion of `name`; None when there is no such model or alias.
+
+    Raises:
+        ServiceError: MLflow does not answer or refuses.
+    """
+    with mlflow_client() as client:
+        return under_alias(client, name, CHAMPION)
+
+
+def download(uri: str) -> bytes:
+    """The model file of `models:/NAME@ALIAS` or `models:/NAME/VERSION`: ONNX, else weights.
+
+    Raises:
+        ModelError: There is no such model, alias or version, or it holds no model file.
+        DigestError: The bytes are not those that were registered.
+        ServiceError: MLflow does not answer or refuses.
+    """
+    with mlflow_client() as client:
+        found = resolve(client, uri)
+        data = fetch(found.uri)
+    got = hashlib.sha256(data).hexdigest()
+    if found.sha256 is not None and got != found.sha256:
+        raise DigestError(
+            f"{uri}: got {len(data)} B with sha256 {got}, expected {found.sha256} as registered"
+        )
+    return data
+
+
+def register(
+    logged_model_uri: str,
+    name: str,
+    evidence: Evidence,
+    run: RunEvidence,
+    verdict: Verdict,
+    digest: str,
+) -> Registered:
+    """Make the logged file a version of `name`, and the champion if the verdict promotes it.
+
+    The same file with the same evidence is registered once; it is the challenger in any case. The
+    champion is replaced only while it is the one that this run measured. A lock keeps out others
+    on this machine; for those elsewhere the alias is read back.
+
+    Args:
+        logged_model_uri: `models:/m-...` as `log_run` returned it.
+        evidence: The model's part of `run`.
+        digest: sha256 of the evidence of the whole run.
+
+    Raises:
+        DigestError: The logged file is not the one that was measured.
+        BrokenPromise: The champion is no longer the one this run was compared with.
+        ModelError: A registered model cannot be called `name`.
+        ServiceError: MLflow does not answer or refuses.
+    """
+    if verdict.promote and verdict.chosen != evidence.name:
+        raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
+    check_name(name)
+    with locked(f"registry-{name}"), mlflow_client() as client:
+        got = hashlib.sha256(fetch(logged_model_uri)).hexdigest()
+        if got != evidence.file.sha256:
+            raise DigestError(
+                f"{logged_model_uri}: got sha256 {got}, expected {evidence.file.sha256} as measured"
+            )
+        version = _version(client, logged_model_uri, name, _tags(evidence, run, verdict, digest))
+        client.set_registered_model_alias(name, CHALLENGER, str(version))
+        if verdict.passed and verdict.promote:
+            _promote(client, name, version, run)
+        return resolve(client, f"models:/{name}/{version}")
+
+
+def _tags(evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str) -> dict[str, str]:
+    robust = evidence.robust
+    return {
+        "temper.sha256": evidence.file.sha256,
+        "temper.evidence": digest,
+        "temper.threat": str(run.threat),
+        "temper.verdict": "passed" if verdict.passed else "failed",
+        "temper.robust_accuracy": f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]",
+        "temper.data": run.data.sha256,
+    }
+
+
+def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) -> int:
+    """The version with this file and this evidence, made if there is none."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    if model(client, name) is None:
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            # Another machine was faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    for found in client.search_model_versions(f"name = '{name}'"):
+        if all(found.tags.get(tag) == tags[tag] for tag in ("temper.sha256", "temper.evidence")):
+            # The gate may have changed since: the tags say the newest verdict.
+            for tag, text in tags.items():
+                if found.tags.get(tag) != text:
+                    client.set_model_version_tag(name, str(found.version), tag, text)
+            return int(found.version)
+    model_id = uri.removeprefix("models:/")
+    return int(client.create_model_version(name, uri, tags=tags, model_id=model_id).version)
+
+
+def _promote(client: "MlflowClient", name: str, version: int, run: RunEvidence) -> None:
+    """Move the alias, if the champion is the one that was measured or is this version already."""
+    measured = next((m.file.sha256 for m in run.models.values() if m.role == "champion"), None)
+    current = under_alias(client, name, CHAMPION)
+    if current is not None and current.version == version:
+        return
+    digest = _digest(current) if current else None
+    if digest != measured:
+        raise BrokenPromise(
+            f"registered model {name!r}: champion changed since the comparison, got "
+            f"{_called(current)} with sha256 {digest}, expected sha256 {measured}; run again"
+        )
+    client.set_model_version_tag(name, str(version), "temper.replaces", _called(current))
+    client.set_registered_model_alias(name, CHAMPION, str(version))
+    after = under_alias(client, name, CHAMPION)
+    if after is None or after.version != version:
+        raise BrokenPromise(
+            f"registered model {name!r}: got {_called(after)} as champion, "
+            f"expected version {version} that was just set"
+        )
+
+
+def _digest(found: Registered) -> str:
+    return found.sha256 or hashlib.sha256(fetch(found.uri)).hexdigest()
+
+
+def _called(found: Registered | None) -> str:
+    return "none" if found is None else f"version {found.version}"

@@ -1,0 +1,62 @@
+"""The environment variables that Temper reads, in one place."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HOME = "TEMPER_HOME"
+"""Folder of everything Temper keeps on this machine; default `./.temper`."""
+
+STORE = "TEMPER_STORE"
+"""Address of the artifact store, `file:///folder` or `s3://bucket/prefix`."""
+
+SERVER_LINGER = "TEMPER_SERVER_LINGER"
+"""Seconds that our own Prefect server outlives its last user; default 20."""
+
+MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
+"""Largest file that is downloaded over https, bytes; default 20 GiB."""
+
+PREFECT_API = "PREFECT_API_URL"
+"""Address of the Prefect API to use instead of a server of our own."""
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is told by the command, once
+    "PREFECT_LOGGING_COLORS": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+"""Defaults that keep Prefect and MLflow calm and at home; what the user has set wins."""
+
+
+def home() -> Path:
+    """The folder of everything kept on this machine, absolute; it need not exist yet."""
+    return Path(os.environ.get(HOME) or ".temper").expanduser().absolute()
+
+
+def store_uri() -> str:
+    """The address of the artifact store."""
+    return os.environ.get(STORE) or (home() / "store").as_uri()
+
+
+@contextmanager
+def environment(values: dict[str, str], *, replace: bool) -> Iterator[None]:
+    """Set variables inside the block; what the user has set wins unless `replace`."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({n: v for n, v in values.items() if replace or before[n] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

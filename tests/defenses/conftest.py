@@ -1,0 +1,125 @@
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from hardening.data import Labelled, TrainingData
+from hardening.log import Checkpoint, Silent
+from hardening.models.architecture import Architecture, build
+from hardening.threat import ThreatModel
+
+
+class Recorder(Silent):
+    """Keeps what it is told; checkpoints go through bytes and JSON, as a real one's do."""
+
+    def __init__(self):
+        self.rows = []
+        self.done = []
+        self.notes = []
+        self.total = None
+        self.kept = None
+
+    def metrics(self, step, values):
+        self.rows.append((step, dict(values)))
+
+    @contextmanager
+    def progress(self, what, total, unit):  # noqa: ARG002
+        assert unit == "step"
+        self.total = total
+
+        def advance(done=1, note=""):
+            self.done.append(done)
+            self.notes.append(note)
+
+        yield advance
+
+    def save(self, checkpoint):
+        self.kept = (
+            save_tensors(dict(checkpoint.tensors)),
+            json.dumps(checkpoint.numbers, allow_nan=False),
+        )
+
+    def restore(self):
+        if self.kept is None:
+            return None
+        tensors, numbers = self.kept
+        return Checkpoint(load_tensors(tensors), json.loads(numbers))
+
+
+def blobs(images, classes, seed, shape):
+    """Images (N, C, H, W) uint8: a random pattern per class, and noise; labels take turns."""
+    patterns = torch.rand(classes, *shape, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(images) % classes
+    noise = torch.randn(images, *shape, generator=torch.Generator().manual_seed(seed))
+    pixels = (patterns[labels] + 0.15 * noise).clamp(0, 1) * 255
+    return Labelled(pixels.to(torch.uint8), labels)
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture
+def threat():
+    return ThreatModel(norm="linf", eps=0.05)
+
+
+@pytest.fixture
+def generator():
+    return lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def make_data():
+    def make(classes=3, train=256, validation=60, shape=(1, 8, 8)):
+        return TrainingData(
+            blobs(train, classes, 1, shape),
+            blobs(validation, classes, 2, shape),
+            tuple(str(index) for index in range(classes)),
+        )
+
+    return make
+
+
+@pytest.fixture
+def data(make_data):
+    return make_data()
+
+
+@pytest.fixture
+def make_model():
+    def make(classes=3, shape=(1, 8, 8), width=4):
+        architecture = Architecture(
+            name="small_cnn",
+            params={"width": width},
+            shape=shape,
+            classes=classes,
+            mean=(0.5,) * shape[0],
+            std=(0.25,) * shape[0],
+        )
+        return build(architecture, seed=0)
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def bits():
+    """Everything in a model that a caller could notice, as bytes to compare."""
+
+    def read(model):
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        values = [name.encode() + t.detach().numpy().tobytes() for name, t in tensors]
+        modes = [f"{module.training}".encode() for module in model.modules()]
+        flags = [f"{p.requires_grad} {p.grad is None}".encode() for p in model.parameters()]
+        return b"".join(values + modes + flags)
+
+    return read

@@ -1,0 +1,144 @@
+"""A configuration is checked whole; a mistake is one line that names the field."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.config import load, load_gate, parse
+from flows.validate import validate
+from hardening.errors import ConfigError
+
+RECIPES = sorted(
+    [
+        *Path("flows/configs").glob("*.yaml"),
+        *Path("benchmarks/configs").glob("*.yaml"),
+    ]
+)
+
+
+@pytest.fixture
+def content():
+    return copy.deepcopy(yaml.safe_load(Path("flows/configs/digits.yaml").read_text()))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_valid(path):
+    validate(load(path))
+
+
+def test_eps_may_be_a_fraction(content):
+    content["threat"]["eps"] = "8/255"
+    assert parse(content, "x").threat.eps == 8 / 255
+
+
+MISTAKES = {
+    "unknown key": (["sead"], 1, "sead: unknown key, did you mean 'seed'?"),
+    "unknown nested key": (["data", "nmae"], 1, "data.nmae: unknown key, did you mean 'name'?"),
+    "unknown gate key": (["gate", "clean_acuracy"], 1, "did you mean 'clean_accuracy'?"),
+    "eps zero": (["threat", "eps"], 0, "threat.eps: Input should be greater than 0, got 0"),
+    "eps negative": (["threat", "eps"], -0.1, "threat.eps: Input should be greater than 0"),
+    "eps nan": (["threat", "eps"], float("nan"), "threat.eps"),
+    "eps no number": (["threat", "eps"], "a/b", "threat.eps: got 'a/b', expected a number or a"),
+    "eps over zero": (["threat", "eps"], "8/0", "threat.eps: got '8/0'"),
+    "unknown norm": (["threat", "norm"], "l7", "threat.norm"),
+    "no images": (["evaluation", "images"], 0, "evaluation.images"),
+    "reserved candidate": (["candidates", "control"], [{"name": "trades"}], "candidates.control"),
+    "empty chain": (["candidates", "tuned"], [], "candidates.tuned"),
+    "bad name": (["name"], "My Run", "name: String should match pattern"),
+    "half a normalisation": (["model", "mean"], [0.5], "model: mean and std: got one of them"),
+    "weights and training": (["model", "weights"], "w.pt", "training: got it beside model.weights"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_field(content, path, value, says):
+    _set(content, path, value)
+    with pytest.raises(ConfigError) as caught:
+        parse(content, "run.yaml")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("run.yaml: ")
+
+
+UNKNOWN = {
+    "attack": (["evaluation", "attacks"], [{"name": "pdg"}], "evaluation.attacks.0"),
+    "attack parameter": (
+        ["evaluation", "attacks"],
+        [{"name": "pgd", "params": {"stepz": 3}}],
+        "unknown parameter 'stepz', did you mean 'steps'?",
+    ),
+    "defense": (["candidates", "tuned"], [{"name": "trade"}], "did you mean 'trades'?"),
+    "defense parameter": (
+        ["candidates", "tuned"],
+        [{"name": "trades", "params": {"epoch": 3}}],
+        "candidates.tuned.0: trades: unknown parameter 'epoch', did you mean 'epochs'?",
+    ),
+    "dataset": (["data", "name"], "digit", "data.name: unknown name 'digit', did you mean"),
+    "model": (["model", "name"], "small_cn", "did you mean 'small_cnn'?"),
+    "training parameter": (["training"], {"epocs": 3}, "did you mean 'epochs'?"),
+    "profile": (["evaluation", "profile"], "quik", "did you mean 'quick'?"),
+    "npz without a path": (["data", "name"], "npz", "data.path: got nothing"),
+    "quantization first": (
+        ["candidates", "tuned"],
+        [{"name": "quantization"}, {"name": "trades"}],
+        "candidates.tuned.0: got quantization before trades, expected it last",
+    ),
+    "no attack at all": (["evaluation", "attacks"], [], "evaluation.attacks: got an empty list"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "says"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_name_comes_with_the_nearest_valid_one(content, path, value, says):
+    _set(content, path, value)
+    with pytest.raises(ConfigError) as caught:
+        validate(parse(content, "run.yaml"))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(ConfigError, match="the key 'name' is given twice"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load(path)
+
+
+def test_yaml_that_would_build_objects_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['touch pwned']\n")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_a_gate_is_read_alone_and_from_a_configuration(tmp_path):
+    (tmp_path / "gate.yaml").write_text("robust_accuracy: 0.5\n")
+    assert load_gate(tmp_path / "gate.yaml").robust_accuracy == 0.5
+    assert load_gate("flows/configs/digits.yaml").robust_accuracy == 0.5
+
+
+def test_a_gate_with_an_unknown_limit_is_refused(tmp_path):
+    (tmp_path / "gate.yaml").write_text("robust_acuracy: 0.5\n")
+    with pytest.raises(ConfigError, match="did you mean 'robust_accuracy'"):
+        load_gate(tmp_path / "gate.yaml")
+
+
+def _set(content, path, value):
+    *parents, last = path
+    for name in parents:
+        content = content[name]
+    content[last] = value

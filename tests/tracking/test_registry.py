@@ -1,0 +1,193 @@
+import threading
+
+import pytest
+
+from hardening.errors import BrokenPromise, DigestError, ModelError
+from tasks.registry import champion, download, register
+from tasks.tracking import log_run
+
+on_both = pytest.mark.parametrize("store", ["embedded", "server"], indirect=True)
+
+
+@pytest.fixture
+def registered(client, name):
+    """Logs and registers the candidate of a case."""
+
+    def build(case):
+        case.models.pop("control", None)
+        logged = log_run(*case.arguments)
+        evidence = case.run.models["tuned"]
+        uri = logged.model_uris["tuned"]
+        return register(uri, name, evidence, case.run, case.verdict, case.digest)
+
+    return build
+
+
+@on_both
+def test_the_first_that_passes_becomes_challenger_and_champion(name, make_case, registered):
+    assert champion(name) is None
+    case = make_case()
+    found = registered(case)
+
+    assert found.version == 1
+    assert type(found.version) is int
+    assert found.aliases == ["challenger", "champion"]
+    assert champion(name) == found
+    assert found.sha256 == case.run.models["tuned"].file.sha256
+    assert found.evidence == case.digest
+    assert found.tags["temper.threat"] == "linf eps 0.1"
+    assert found.tags["temper.verdict"] == "passed"
+    assert found.tags["temper.data"] == "d" * 64
+    assert found.tags["temper.robust_accuracy"].startswith("0.7500 [0.")
+    assert found.tags["temper.replaces"] == "none"
+
+
+def test_the_champion_downloads_as_the_file_byte_for_byte(name, make_case, registered):
+    case = make_case()
+    registered(case)
+    assert download(f"models:/{name}@champion") == case.models["tuned"]
+    assert download(f"models:/{name}/1") == case.models["tuned"]
+
+
+def test_registering_again_makes_no_second_version(client, name, make_case, registered):
+    case = make_case()
+    assert registered(case) == registered(case)
+    assert len(client.search_model_versions(f"name = '{name}'")) == 1
+
+
+def test_a_looser_gate_promotes_the_version_that_is_there(client, name, make_case, registered):
+    assert registered(make_case(least=0.9)).aliases == ["challenger"]
+    found = registered(make_case(least=0.5))
+    assert (found.version, found.aliases) == (1, ["challenger", "champion"])
+    assert found.tags["temper.verdict"] == "passed"
+
+
+def test_a_failing_verdict_leaves_the_champion_alone(name, make_case, registered):
+    first = registered(make_case(robust=20, scale=2.0))
+    failing = make_case(robust=10, scale=3.0, champion=(2.0, 20))
+    assert not failing.verdict.passed
+    second = registered(failing)
+    assert (second.version, second.aliases) == (2, ["challenger"])
+    assert second.tags["temper.verdict"] == "failed"
+    assert champion(name).version == first.version
+
+
+def test_one_that_passes_but_does_not_beat_the_champion_is_only_the_challenger(
+    name, make_case, registered
+):
+    registered(make_case(robust=30, scale=2.0))
+    assert registered(make_case(robust=31, scale=3.0, champion=(2.0, 30))).aliases == ["challenger"]
+    assert champion(name).version == 1
+
+
+@on_both
+def test_one_that_beats_the_measured_champion_takes_its_place(name, make_case, registered):
+    registered(make_case(robust=20, scale=2.0))
+    found = registered(make_case(robust=35, scale=3.0, champion=(2.0, 20)))
+    assert found.aliases == ["challenger", "champion"]
+    assert found.tags["temper.replaces"] == "version 1"
+    assert champion(name).version == 2
+
+
+@pytest.mark.parametrize("measured", [None, (9.0, 20)], ids=["no champion", "another champion"])
+def test_a_champion_that_changed_since_the_comparison_stays(name, make_case, registered, measured):
+    registered(make_case(robust=20, scale=2.0))
+    with pytest.raises(BrokenPromise, match="champion changed since the comparison"):
+        registered(make_case(robust=35, scale=3.0, champion=measured))
+    assert champion(name).version == 1
+
+
+def test_a_champion_that_vanished_since_the_comparison_is_not_replaced(name, make_case, registered):
+    with pytest.raises(BrokenPromise, match="got none"):
+        registered(make_case(robust=35, scale=3.0, champion=(2.0, 20)))
+    assert champion(name) is None
+
+
+def test_of_two_promoters_at_once_one_wins_and_one_is_told(name, make_case, registered):
+    cases = [make_case(scale=2.0), make_case(scale=3.0)]
+    errors: list[BaseException] = []
+
+    def promote(case):
+        try:
+            registered(case)
+        except BrokenPromise as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=promote, args=[case]) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 1
+    assert champion(name).aliases[-1] == "champion"
+
+
+def test_a_champion_without_our_tags_is_compared_by_its_bytes(client, name, make_case, registered):
+    case = make_case(robust=20, scale=2.0)
+    uri = log_run(*case.arguments).model_uris["tuned"]
+    client.create_registered_model(name)
+    client.create_model_version(name, uri, model_id=uri.removeprefix("models:/"))
+    client.set_registered_model_alias(name, "champion", "1")
+    assert champion(name).sha256 is None
+    registered(make_case(robust=35, scale=3.0, champion=(2.0, 20)))
+    assert champion(name).version == 2
+
+
+def test_a_file_that_was_not_measured_is_not_registered(client, name, make_case):
+    case = make_case()
+    logged = log_run(*case.arguments)
+    with pytest.raises(DigestError, match="as measured"):
+        register(
+            logged.model_uris["control"],
+            name,
+            case.run.models["tuned"],
+            case.run,
+            case.verdict,
+            case.digest,
+        )
+    assert champion(name) is None
+
+
+@on_both
+def test_bytes_that_changed_in_the_store_are_refused(client, name, make_case, registered, tmp_path):
+    case = make_case()
+    registered(case)
+    assert download(f"models:/{name}@champion") == case.models["tuned"]
+    model_id = log_run(*case.arguments).model_uris["tuned"].removeprefix("models:/")
+    (tmp_path / "model.onnx").write_bytes(b"something else")
+    client.log_model_artifact(model_id, str(tmp_path / "model.onnx"))
+    with pytest.raises(DigestError, match=f"models:/{name}@champion: got 14 B"):
+        download(f"models:/{name}@champion")
+
+
+def test_weights_logged_by_someone_else_are_fetched(client, name, make_case, tmp_path):
+    experiment = client.create_experiment(
+        name, artifact_location=None if "http" in client.tracking_uri else tmp_path.as_uri()
+    )
+    model = client.create_logged_model(experiment, name="weights")
+    (tmp_path / "net.safetensors").write_bytes(b"weights")
+    (tmp_path / "notes.txt").write_text("trained on a Tuesday")
+    for file in ("net.safetensors", "notes.txt"):
+        client.log_model_artifact(model.model_id, str(tmp_path / file))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"models:/{model.model_id}", model_id=model.model_id)
+    assert download(f"models:/{name}/1") == b"weights"
+
+
+@on_both
+def test_what_the_registry_does_not_have_is_named(name, make_case, registered):
+    with pytest.raises(ModelError, match=f"has no registered model '{name}'"):
+        download(f"models:/{name}@champion")
+    registered(make_case(least=0.9))
+    with pytest.raises(ModelError, match=r"has no alias 'champion' .*; aliases: challenger"):
+        download(f"models:/{name}@champion")
+    with pytest.raises(ModelError, match="has no version 7"):
+        download(f"models:/{name}/7")
+
+
+@pytest.mark.parametrize("uri", ["models:/x", "models:/x/latest", "runs:/x/y", "models:/a'b/1"])
+@pytest.mark.usefixtures("store")
+def test_an_address_that_is_no_version_is_refused(uri):
+    with pytest.raises(ModelError, match="expected models:/NAME@ALIAS or models:/NAME/VERSION"):
+        download(uri)
