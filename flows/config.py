@@ -16,8 +16,12 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_l
 
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
 Channels = Annotated[list[float], Field(min_length=1, max_length=4)]
+Spreads = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)]
 
 RESERVED = ("control", "champion")
+
+
+Chain = Annotated[list[Spec], Field(min_length=1)]
 
 
 class DataConfig(Record):
@@ -86,7 +90,7 @@ class Config(Record):
     threat: ThreatModel
     training: dict[str, JsonValue] | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
-    candidates: dict[Name, Annotated[list[Spec], Field(min_length=1)]] = {}
+    candidates: dict[Name, Chain] = Field(default_factory=dict)
     gate: Gate = Gate()
     registry: RegistryConfig | None = None
 

@@ -137,6 +137,8 @@ def write_report(
         gate,
         Verdict.model_validate_json(run.read(verdict)),
         _gallery(run, measured, images, adversarial),
+        {"evidence": "evidence.json", "verdict": "verdict.json", "gate": "gate.json"}
+        | {f"{name} (ONNX)": f"{name}.onnx" for name in measured.models},
     )
     return {"report": page.encode()}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hardening.errors import NumericsError
 from hardening.evidence import Accuracy, Evidence, RunEvidence
-from hardening.verdict import Gate, Verdict
+from hardening.verdict import Gate, Verdict, missing_attacks
 
 MAX_KEY = 250
 """Longest name of a parameter, metric or tag, characters."""
@@ -86,9 +86,11 @@ def model_measures(model: Evidence) -> list[Measure]:
     Raises:
         NumericsError: One of them is not finite: MLflow would store NaN without a word.
     """
+    # No robust number without its due attacks: it would be read without its caveat.
+    evaluated = not missing_attacks(model)
     measures = [
         *_interval("clean_accuracy", model.clean),
-        *_interval("robust_accuracy", model.robust),
+        *(_interval("robust_accuracy", model.robust) if evaluated else []),
         *(Measure(f"accuracy/{_part(row.name)}", row.accuracy.value) for row in model.attacks),
         Measure("size_bytes", model.file.bytes),
         Measure("training_seconds", model.training_seconds),
@@ -97,7 +99,8 @@ def model_measures(model: Evidence) -> list[Measure]:
     for entry in model.latency:
         measures.append(Measure(f"latency_p50_ms/batch_{entry.batch}", entry.p50_ms))
         measures.append(Measure(f"latency_p95_ms/batch_{entry.batch}", entry.p95_ms))
-    for step, point in enumerate(sorted(model.curve, key=lambda point: point.eps)):
+    curve = sorted(model.curve, key=lambda point: point.eps) if evaluated else []
+    for step, point in enumerate(curve):
         measures.append(Measure("curve_eps", point.eps, step))
         measures.append(Measure("curve_robust_accuracy", point.accuracy.value, step))
     for measure in measures:

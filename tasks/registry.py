@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from hardening.errors import BrokenPromise, DigestError
 from hardening.evidence import Evidence, RunEvidence
-from hardening.verdict import Verdict
+from hardening.verdict import Verdict, missing_attacks
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
 from tasks.mlflow_model import fetch
@@ -91,12 +91,13 @@ def register(
 
 def _tags(evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str) -> dict[str, str]:
     robust = evidence.robust
+    text = f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]"
     return {
         "temper.sha256": evidence.file.sha256,
         "temper.evidence": digest,
         "temper.threat": str(run.threat),
         "temper.verdict": "passed" if verdict.passed else "failed",
-        "temper.robust_accuracy": f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]",
+        "temper.robust_accuracy": "NOT EVALUATED" if missing_attacks(evidence) else text,
         "temper.data": run.data.sha256,
     }
 

@@ -53,6 +53,26 @@ def test_a_step_is_a_mean_of_the_ascent_and_the_last_step():
     assert torch.equal(moved.previous, run.points)
 
 
+def test_the_first_step_is_plain_and_the_next_have_momentum():
+    """One pixel with its peak in the middle: from either border the ascent leads to the other."""
+    seen = []
+
+    def peaked(x):
+        seen.append(x.detach())
+        margin = -0.01 - (x - 0.5).square().flatten(1).sum(1)
+        return torch.stack([-margin / 2, margin / 2], 1)
+
+    threat = ThreatModel(norm="linf", eps=0.1)
+    x, y = torch.full((1, 1), 0.5), torch.zeros(1, dtype=torch.long)
+    apgd(peaked, x, y, threat, torch.Generator(), steps=10)
+    start, first, second = (float(point) for point in seen[1:4])
+    border = 0.4 if start > 0.5 else 0.6
+    assert first == pytest.approx(border)
+    opposite = 1 - border
+    expected = first + 0.75 * (opposite - first) + 0.25 * (first - start)
+    assert second == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_short_runs_have_a_schedule_too(steps, curved, images):
     model = curved(48, 5)

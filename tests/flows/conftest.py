@@ -1,0 +1,125 @@
+"""The real command, as a user starts it, on a configuration that takes seconds."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+TEMPER = Path(sys.executable).with_name("temper")
+
+TINY = {
+    "name": "tiny",
+    "data": {"name": "digits"},
+    "model": {"name": "small_cnn", "params": {"width": 8}},
+    "threat": {"norm": "linf", "eps": 0.1},
+    "training": {"epochs": 4, "batch_size": 64},
+    "evaluation": {
+        "images": 60,
+        "curve": [0.5, 2],
+        "attacks": [
+            {"name": "apgd", "params": {"steps": 5, "loss": "ce"}},
+            {"name": "apgd", "params": {"steps": 5, "loss": "dlr"}},
+            {"name": "square", "params": {"queries": 30}},
+        ],
+    },
+    "candidates": {
+        "tuned": [{"name": "n_fgsm", "params": {"epochs": 4, "batch_size": 64}}],
+        "tuned-int8": [
+            {"name": "n_fgsm", "params": {"epochs": 4, "batch_size": 64}},
+            {"name": "quantization", "params": {"calibration_images": 64}},
+        ],
+    },
+    "gate": {"clean_accuracy": 0.5, "max_alarms": 9},
+    "registry": {"name": "tiny"},
+}
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def cached(self):
+        return {line.removesuffix(": cached") for line in self.err.splitlines() if "cached" in line}
+
+    @property
+    def ran(self):
+        return {line.split(": done in")[0] for line in self.err.splitlines() if ": done in" in line}
+
+
+class Place:
+    """A folder in which `temper` is used: its home, its runs, its configurations."""
+
+    def __init__(self, root):
+        self.root = root
+        self.env = {
+            **os.environ,
+            "TEMPER_HOME": str(root / "home"),
+            "TEMPER_SERVER_LINGER": "5",
+            "OMP_NUM_THREADS": "1",
+        }
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "TEMPER_STORE"):
+            self.env.pop(name, None)
+
+    def write(self, **changes):
+        """A configuration like TINY; `a__b=c` changes key b of a; None removes a key."""
+        content = copy.deepcopy(TINY)
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            inner = content
+            for name in parents:
+                inner = inner.setdefault(name, {})
+            if value is None:
+                inner.pop(last)
+            else:
+                inner[last] = value
+        (self.root / "run.yaml").write_text(yaml.safe_dump(content))
+        return "run.yaml"
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [TEMPER, *arguments],
+            cwd=self.root,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def temper(self, *arguments):
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return Done(process.returncode, out, err)
+
+    def evidence(self, name="tiny"):
+        return json.loads((self.root / "runs" / name / "latest" / "evidence.json").read_text())
+
+    def runs(self, name="tiny"):
+        folder = self.root / "runs" / name
+        return sorted(p.name for p in folder.iterdir() if p.name != "latest")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="session")
+def first(place):
+    """The first run of the tiny configuration, from nothing."""
+    return place.temper("harden", place.write())
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A place where nothing has run."""
+    return Place(tmp_path)

@@ -1,0 +1,157 @@
+"""Wrong input ends in one line and exit code 2, with nothing half-written."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from hardening.models.architecture import Architecture, build
+
+
+def _refused(place, *arguments, says):
+    done = place.temper(*arguments)
+    assert done.code == 2, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("temper: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in done.err
+    assert not (place.root / "runs" / "tiny").exists()
+    assert not list((place.root / "home" / "store" / "steps").glob("*"))
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sead": 1}, "sead: unknown key, did you mean 'seed'?"),
+        ({"threat__eps": 0}, "threat.eps: Input should be greater than 0, got 0"),
+        ({"evaluation__attacks": [{"name": "pdg"}]}, "did you mean 'pgd'?"),
+    ],
+)
+def test_a_wrong_configuration(elsewhere, changes, says):
+    _refused(elsewhere, "harden", elsewhere.write(**changes), says=says)
+
+
+def test_wrong_usage_is_exit_code_2(elsewhere):
+    assert elsewhere.temper("hardne").code == 2
+
+
+def test_evaluate_without_weights(elsewhere):
+    _refused(elsewhere, "evaluate", elsewhere.write(), says="model.weights: got nothing")
+
+
+def test_a_missing_dataset(elsewhere):
+    path = elsewhere.write(data={"name": "npz", "path": "none.npz"})
+    _refused(elsewhere, "harden", path, says="none.npz")
+
+
+def test_a_wrong_digest(elsewhere):
+    _arrays(elsewhere.root)
+    path = elsewhere.write(data={"name": "npz", "path": "d.npz", "sha256": "0" * 64})
+    _refused(elsewhere, "harden", path, says="expected " + "0" * 64)
+
+
+def test_a_truncated_dataset(elsewhere):
+    _arrays(elsewhere.root)
+    file = elsewhere.root / "d.npz"
+    file.write_bytes(file.read_bytes()[:-200])
+    path = elsewhere.write(data={"name": "npz", "path": "d.npz"})
+    _refused(elsewhere, "harden", path, says="d.npz")
+
+
+def test_an_output_folder_that_cannot_be_written(elsewhere):
+    (elsewhere.root / "taken").write_text("a file")
+    path = elsewhere.write()
+    _refused(elsewhere, "harden", path, "--output", "taken/runs", says="taken/runs")
+
+
+def test_an_mlflow_that_does_not_answer(elsewhere):
+    elsewhere.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    _refused(elsewhere, "harden", elsewhere.write(), says="http://127.0.0.1:9")
+
+
+def test_a_store_that_does_not_answer(elsewhere):
+    elsewhere.env |= {
+        "TEMPER_STORE": "s3://bucket/prefix",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }
+    _refused(elsewhere, "harden", elsewhere.write(), says="http://127.0.0.1:9")
+
+
+def test_a_prefect_server_that_does_not_answer(elsewhere):
+    elsewhere.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    _refused(elsewhere, "harden", elsewhere.write(), says="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("bad", ["labels", "range", "one class", "not finite"])
+def test_data_that_cannot_be_trained_on(place, bad):
+    """In the shared place: the step that reads the data runs, the ones after it never do."""
+    says = _arrays(place.root, bad)
+    done = place.temper("harden", place.write(name="bad", data={"name": "npz", "path": "d.npz"}))
+    assert done.code == 2, done.err
+    assert says in done.err.splitlines()[-1]
+    assert not (place.root / "runs" / "bad").exists()
+
+
+def test_weights_of_another_architecture_name_the_first_keys(place):
+    shape = (1, 8, 8)
+    other = build(_architecture("small_cnn", shape, {"width": 16}), seed=0)
+    torch.save(other.net.state_dict(), place.root / "w.pt")
+    changes = {"name": "bad", "model__weights": "w.pt", "training": None}
+    done = place.temper("harden", place.write(**changes))
+    assert done.code == 2, done.err
+    assert "w.pt" in done.err.splitlines()[-1]
+    assert any(key in done.err.splitlines()[-1] for key in other.net.state_dict())
+
+
+def test_a_pickle_with_code_in_it_is_never_executed(place):
+    trace = place.root / "executed"
+    (place.root / "w.pt").write_bytes(pickle.dumps(_Hostile(str(trace))))
+    changes = {"name": "bad", "model__weights": "w.pt", "training": None}
+    done = place.temper("harden", place.write(**changes))
+    assert done.code == 2, done.err
+    assert "w.pt" in done.err.splitlines()[-1]
+    assert not trace.exists()
+
+
+class _Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def _architecture(name, shape, params):
+    return Architecture(name=name, params=params, shape=shape, classes=10, mean=(0.0,), std=(1.0,))
+
+
+def _arrays(root, bad=""):
+    """Write d.npz; returns what the error must say."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    images = rng.integers(0, 256, (200, 8, 8, 1)).astype(np.uint8)
+    says = ""
+    if bad == "labels":
+        labels[3], says = -1, "-1"
+    elif bad == "range":
+        images, says = images.astype(np.float32), "255"
+    elif bad == "one class":
+        labels[:], says = 0, "class"
+    elif bad == "not finite":
+        images, says = images.astype(np.float32) / 255, "NaN"
+        images[0] = np.nan
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+    )
+    (root / "d.npz").write_bytes(buffer.getvalue())
+    return says

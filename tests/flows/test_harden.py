@@ -1,0 +1,217 @@
+"""The whole chain through the real command: what it leaves, what it does not do twice."""
+
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from hardening.evidence import RunEvidence
+from hardening.verdict import Gate, judge
+
+FILES = {
+    "evidence.json",
+    "verdict.json",
+    "gate.json",
+    "report.html",
+    "control.onnx",
+    "tuned.onnx",
+    "tuned-int8.onnx",
+}
+
+
+def test_a_run_ends_with_a_table_and_everything_it_promised(place, first):
+    assert first.code == 0, first.err
+    assert "PASSED" in first.out
+    for name in ("control", "tuned", "tuned-int8", "report", "mlflow ui"):
+        assert name in first.out
+    latest = place.root / "runs" / "tiny" / "latest"
+    assert {p.name for p in latest.iterdir()} == FILES
+
+
+def test_the_log_is_calm(first):
+    """One line a step, and nothing from dependencies."""
+    for word in ("warn", "Traceback", "prefect.", "EventsWorker", "INFO", "Error"):
+        assert word not in first.err
+
+
+def test_the_numbers_are_those_of_the_files_beside_them(place, first):
+    for name, model in place.evidence()["models"].items():
+        data = (place.root / "runs/tiny/latest" / f"{name}.onnx").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == model["file"]["sha256"]
+
+
+def test_every_due_attack_ran_and_int8_was_attacked_from_its_float_parent_too(place, first):
+    rows = place.evidence()["models"]["tuned-int8"]["attacks"]
+    assert {row["kind"] for row in rows} == {"straight-through", "transfer", "gradient-free"}
+    assert {row["name"] for row in rows if row["source"] == "parent"} == {
+        "transfer-apgd-ce",
+        "transfer-apgd-dlr",
+    }
+
+
+def test_the_worst_case_is_per_image(place, first):
+    for model in place.evidence()["models"].values():
+        rows = [row["survived"] for row in model["attacks"]]
+        for stands, *column in zip(model["survived"], *rows, strict=True):
+            assert not stands or all(column)
+
+
+def test_the_curve_never_rises(place, first):
+    for model in place.evidence()["models"].values():
+        values = [point["accuracy"]["value"] for point in model["curve"]]
+        assert values == sorted(values, reverse=True)
+        at_eps = next(p for p in model["curve"] if p["eps"] == 0.1)
+        assert at_eps["accuracy"] == model["robust"]
+
+
+def test_a_verdict_can_be_recomputed_offline(place, first):
+    done = place.temper("verdict", "runs/tiny/latest/evidence.json", "--json")
+    stored = json.loads((place.root / "runs/tiny/latest/verdict.json").read_text())
+    assert done.code == 0
+    assert json.loads(done.out) == stored
+
+
+def test_a_stricter_gate_turns_the_same_evidence_red(place, first):
+    (place.root / "strict.yaml").write_text("robust_accuracy: 1.0\n")
+    evidence = "runs/tiny/latest/evidence.json"
+    assert place.temper("verdict", evidence, "--gate", "strict.yaml").code == 1
+
+
+def test_mlflow_holds_the_run_and_the_registry_the_winner(place, first):
+    uri = f"sqlite:///{place.root}/home/mlflow/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    verdict = json.loads((place.root / "runs/tiny/latest/verdict.json").read_text())
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    chosen = place.evidence()["models"][verdict["chosen"]]
+    assert champion.tags["temper.sha256"] == chosen["file"]["sha256"]
+    assert champion.tags["temper.verdict"] == "passed"
+
+
+@pytest.fixture(scope="module")
+def second(place, first):
+    return place.temper("harden", place.write(), "--json")
+
+
+def test_an_unchanged_configuration_recomputes_nothing(second):
+    assert second.code == 0, second.err
+    judged_anew = {"champion: evidence", "evidence", "verdict", "report"}
+    assert second.ran <= judged_anew  # the champion is new to the second run
+    assert {"train control", "tuned: n_fgsm", "tuned-int8: quantization"} <= second.cached
+
+
+def test_json_goes_to_standard_output_and_says_where_everything_is(second):
+    result = json.loads(second.out)
+    assert result["verdict"]["passed"] is True
+    assert Path(result["report"]).is_file()
+    assert "is the champion already" in result["verdict"]["reason"]
+
+
+def test_the_same_winner_is_not_registered_twice(place, second):
+    client = mlflow.MlflowClient(f"sqlite:///{place.root}/home/mlflow/mlflow.db")
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+
+
+def test_a_third_run_changes_nothing_at_all(place, second):
+    before = place.runs()
+    third = place.temper("harden", place.write())
+    assert third.ran == set()
+    assert place.runs() == before
+
+
+def test_changing_the_gate_recomputes_the_verdict_and_what_follows(place, second):
+    done = place.temper("harden", place.write(gate={"robust_accuracy": 0.999}))
+    assert done.code == 1, done.err
+    assert done.ran == {"verdict", "report"}
+    assert "GATE NOT MET" in done.out
+
+
+def test_changing_eps_keeps_the_baseline(place, second):
+    """And `check` says so beforehand."""
+    path = place.write(threat__eps=0.12)
+    plan = {line["label"]: line for line in json.loads(place.temper("check", path, "--json").out)}
+    assert plan["train control"]["cached"]
+    assert plan["control: inspect"]["cached"]
+    assert not plan["control: apgd-ce"]["cached"]
+    assert not plan["tuned: n_fgsm"]["cached"]
+    assert plan["tuned: n_fgsm"]["gradients"] == "8 a training image"
+    assert plan["control: apgd-ce"]["gradients"] == "at most 5 an image x 60"
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(place, first, elsewhere):
+    """SIGKILL in the middle of a training, then the same command; finished steps stay finished."""
+    killed = elsewhere.start("harden", elsewhere.write())
+    checkpoints = elsewhere.root / "home" / "store" / "checkpoints"
+    steps = elsewhere.root / "home" / "store" / "steps"
+    deadline = time.monotonic() + 120
+    while not _training_after(steps, checkpoints) and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (elsewhere.root / "runs" / "tiny").exists()
+
+    again = elsewhere.temper("harden", elsewhere.write())
+
+    assert again.code == 0, again.err
+    assert {"load data", "choose images", "train control"} <= again.cached
+    assert "tuned: n_fgsm: resumes from its last checkpoint" in again.err
+    assert _timeless(elsewhere.evidence()) == _timeless(_evidence_of(place, champion=False))
+
+
+def test_no_server_is_left_behind(place, first):
+    """Ours ends by itself soon after its last user."""
+    deadline = time.monotonic() + 60
+    while _servers(place.root):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_evidence_on_disk_is_what_the_verdict_was_made_from(place, first):
+    folder = place.root / "runs" / "tiny" / place.runs()[0]
+    run = RunEvidence.model_validate_json((folder / "evidence.json").read_text())
+    gate = Gate.model_validate_json((folder / "gate.json").read_text())
+    assert json.loads(judge(run, gate).model_dump_json()) == json.loads(
+        (folder / "verdict.json").read_text()
+    )
+
+
+def _training_after(steps, checkpoints):
+    """Data, images and baseline are finished, and the fine-tuning has a checkpoint."""
+    finished = len(list(steps.glob("*.json"))) if steps.exists() else 0
+    return finished == 3 and checkpoints.exists() and any(checkpoints.glob("[0-9a-f]*"))
+
+
+def _evidence_of(place, champion):
+    for run in place.runs():
+        path = place.root / "runs" / "tiny" / run / "evidence.json"
+        evidence = json.loads(path.read_text())
+        if ("champion" in evidence["models"]) == champion and evidence["threat"]["eps"] == 0.1:
+            return evidence
+    raise AssertionError("no such run")
+
+
+def _timeless(evidence):
+    """Evidence without what a clock measured."""
+    for model in evidence["models"].values():
+        del model["latency"], model["training_seconds"]
+        for row in model["attacks"]:
+            del row["seconds"]
+    return evidence
+
+
+def _servers(root):
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = line.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "supervisor" in text and str(root) in text:
+            found.append(line)
+    return found
