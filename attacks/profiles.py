@@ -8,7 +8,7 @@ from hardening.spec import Spec
 PROFILES: dict[str, tuple[Spec, ...]] = {
     "quick": (
         Spec(name="apgd", params={"steps": 50, "loss": "ce"}),
-        Spec(name="apgd", params={"steps": 50, "loss": "dlr"}),
+        Spec(name="apgd", params={"steps": 50, "loss": "dlr", "restarts": 3}),
         Spec(name="square", params={"queries": 500}),
     ),
 }

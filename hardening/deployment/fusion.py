@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from hardening.deployment.graph import Node
-from hardening.deployment.integer import (
+from hardening.deployment.integer import Grid, WeightedSum
+from hardening.deployment.operators import OPERATORS
+from hardening.deployment.pointwise import (
     Addition,
     Average,
-    Grid,
+    GlobalAverage,
+    MatrixProduct,
     Multiplication,
-    WeightedSum,
-    exact_matmul,
 )
-from hardening.deployment.operators import OPERATORS
 from hardening.deployment.wiring import Ending, Quantized, Wiring
 
 
@@ -44,8 +44,13 @@ def _average(node: Node, wiring: Wiring) -> Kernel | None:
     source, ending = wiring.activation(node.inputs[0]), wiring.ending(node)
     if source is None or ending is None or ending.relu or not _alike(source, ending=ending):
         return None
-    pool = partial(OPERATORS["AveragePool"], **node.attributes)
-    compute = Average(pool, source.grid, ending.grid)
+    compute: nn.Module
+    if node.operator == "AveragePool":
+        pool = partial(OPERATORS["AveragePool"], **node.attributes)
+        window = () if any(node.attributes.get("pads", ())) else node.attributes["kernel_shape"]
+        compute = Average(pool, tuple(window), source.grid, ending.grid)
+    else:
+        compute = GlobalAverage(source.grid, ending.grid)
     return Kernel(compute, (source.name,), ending.output, (node, *ending.absorbed))
 
 
@@ -66,12 +71,7 @@ def _two_activations(node: Node, wiring: Wiring, ending: Ending) -> Kernel | Non
     if first is None or second is None or not _alike(first, second, ending=ending):
         return None
     grids = (first.grid, second.grid, ending.grid)
-    compute: nn.Module
-    if node.operator == "Add":
-        compute = Addition(*grids)
-    else:
-        product = torch.mul if node.operator == "Mul" else exact_matmul
-        compute = Multiplication(product, *grids)
+    compute = TWO_ACTIVATIONS[node.operator](*grids)
     return Kernel(compute, (first.name, second.name), ending.output, (node, *ending.absorbed))
 
 
@@ -126,7 +126,8 @@ def _factor(node: Node, source: Grid, weight: Grid, result: Grid | None) -> Tens
 
 
 def _output_axis(node: Node) -> int:
-    return 1 if node.operator == "MatMul" or not node.attributes.get("transB", 1) else 0
+    plain_gemm = node.operator == "Gemm" and not node.attributes.get("transB", 0)
+    return 1 if node.operator == "MatMul" or plain_gemm else 0
 
 
 def _alike(*sources: Quantized, ending: Ending) -> bool:
@@ -135,11 +136,18 @@ def _alike(*sources: Quantized, ending: Ending) -> bool:
     return implied and all(source.grid.low == ending.grid.low for source in sources)
 
 
+TWO_ACTIVATIONS: dict[str, Callable[[Grid, Grid, Grid], nn.Module]] = {
+    "Add": Addition,
+    "MatMul": MatrixProduct,
+    "Mul": Multiplication,
+}
+
 MATCHES: dict[str, Callable[[Node, Wiring], Kernel | None]] = {
     "Add": _elementwise,
     "AveragePool": _average,
     "Conv": _weighted,
     "Gemm": _weighted,
+    "GlobalAveragePool": _average,
     "MatMul": _matrix_product,
     "Mul": _elementwise,
 }

@@ -92,8 +92,7 @@ def _read_node(proto: onnx.NodeProto) -> Node:
         inspect.signature(OPERATORS[proto.op_type]).bind(*proto.input, **attributes)
     except TypeError as error:
         raise ModelError(
-            f"operator {proto.op_type} has inputs or attributes a twin does not know: "
-            f"{error}"
+            f"operator {proto.op_type} has inputs or attributes a twin does not know: {error}"
         ) from error
     return Node(proto.op_type, tuple(proto.input), outputs, attributes)
 

@@ -32,16 +32,16 @@ METHODS: dict[Method, CalibrationMethod] = {
     "percentile": CalibrationMethod.Percentile,
 }
 
-CHUNK = 64
-"""Calibration images per call."""
-
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the calibration images (N, C, H, W) to ONNX Runtime."""
+    """Hands the calibration images (N, C, H, W) to ONNX Runtime one at a time.
+
+    Its histograms refuse batches of different sizes, as the last one would often be.
+    """
 
     def __init__(self, images: Tensor, name: str) -> None:
         self.name = name
-        self.parts = iter(images.detach().cpu().float().split(CHUNK))
+        self.parts = iter(images.detach().cpu().float().split(1))
 
     def get_next(self) -> dict[str, Any] | None:
         part = next(self.parts, None)

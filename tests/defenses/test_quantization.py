@@ -21,9 +21,7 @@ class Lines(Silent):
         self.lines.append(text)
 
 
-def test_gives_the_twin_of_an_int8_file_that_decides_like_the_model(
-    model, data, threat, generator
-):
+def test_gives_the_twin_of_an_int8_file_that_decides_like_the_model(model, data, threat, generator):
     twin = quantization(model.eval(), data, threat, generator(), Silent())
     x = data.validation.floats()
 

@@ -94,7 +94,9 @@ def test_another_process_gives_the_same_bytes(tmp_path):
     assert len(here.getvalue().split()) == 2
 
 
-def test_nothing_is_printed_logged_or_left_behind(models, tools, capfd, caplog, tmp_path, monkeypatch):
+def test_nothing_is_printed_logged_or_left_behind(
+    models, tools, capfd, caplog, tmp_path, monkeypatch
+):
     handlers = list(logging.getLogger().handlers)
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.DEBUG, "torch.onnx"):
@@ -130,7 +132,7 @@ def test_dropout_that_is_always_on_is_refused(tools):
         def forward(self, x):
             return nn.functional.dropout(x, 0.5, training=True).flatten(1)
 
-    with pytest.raises(ModelError, match="Dropout is in training mode|is random"):
+    with pytest.raises(ModelError, match=r"Dropout is in training mode|is random"):
         export(Sticky().eval(), tools.shape)
 
 

@@ -36,9 +36,7 @@ def test_equal_forms_are_proven(int8_file, tools):
     assert parity.images == 40
 
 
-def test_a_perturbed_form_is_refused_with_name_difference_tolerance_and_agreement(
-    int8_file, tools
-):
+def test_a_perturbed_form_is_refused_with_name_difference_tolerance_and_agreement(int8_file, tools):
     twin = Twin(int8_file)
     heads = [step for step in twin.steps if step.outputs == ("logits",)]
     heads[0].compute.bias[3] += 50  # one of 2^24 integers of an accumulator's range

@@ -134,8 +134,7 @@ GRAPHS = {
         "RandomNormalLike is random",
     ),
     "dropout switched on": (
-        HEAD
-        + " <float half = {0.5}, bool on = {1}> { z = Dropout(x, half, on) y = Flatten(z) }",
+        HEAD + " <float half = {0.5}, bool on = {1}> { z = Dropout(x, half, on) y = Flatten(z) }",
         "Dropout is in training mode",
     ),
     "logits of rank four": (
@@ -194,9 +193,12 @@ def test_good_files_pass(floats, ints, tools):
 
 
 def test_an_index_range_over_the_batch_passes(tools):
-    text = HEAD + """ <int64 zero = {0}, int64 one = {1}> {
+    text = (
+        HEAD
+        + """ <int64 zero = {0}, int64 one = {1}> {
         s = Shape<start = 0, end = 1>(x) n = Squeeze(s) r = Range(zero, n, one)
         f = Flatten(x) y = Gather<axis = 0>(f, r) }"""
+    )
 
     assert read_model(tools.parsed(text), "file.onnx")
 
