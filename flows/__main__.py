@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hardening.errors import BrokenPromise, HardeningError, InputError
+from tasks.settings import QUIET, environment
 
 PASSED, GATE_FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        with environment(QUIET, replace=False):
+            return command(options)
     except InputError as error:
         print(f"temper: {error}", file=sys.stderr)
         return WRONG_INPUT

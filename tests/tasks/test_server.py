@@ -91,7 +91,7 @@ def answers(url: str) -> bool:
 @pytest.fixture
 def environment(home: Path, monkeypatch) -> dict[str, str]:
     """Variables that lead to `home` and to no other Prefect, here and for child processes."""
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "TEMPER_"))]:
+    for name in [n for n in os.environ if n.startswith(("PREFECT_", "TEMPER_", "DO_NOT"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TEMPER_HOME", str(home))
     monkeypatch.setenv("TEMPER_SERVER_LINGER", str(LINGER))
