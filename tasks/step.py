@@ -77,7 +77,8 @@ class Run:
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         """Open a progress bar over `total` units."""
-        return console.progress(f"{self.label}: {what}", total, unit)
+        title = self.label if self.label.endswith(what) else f"{self.label}: {what}"
+        return console.progress(title, total, unit)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Keep an epoch's numbers: the last ones are told when the step is done."""
