@@ -16,7 +16,7 @@ from defenses.schedule import one_cycle, ramp
 from defenses.scores import Score
 from defenses.trainee import Trainee
 from hardening.data import Labelled, TrainingData
-from hardening.errors import BrokenPromise, DataError, NumericsError
+from hardening.errors import BrokenPromise, DataError, ModelError, NumericsError
 from hardening.log import Log, Progress
 from hardening.randomness import draw_seed, seeded
 from hardening.spec import Record
@@ -76,6 +76,8 @@ def fit(
         NumericsError: The loss or a weight is not finite.
         BrokenPromise: The model did not change, or predicts one class whatever it sees.
     """
+    if next(model.parameters(), None) is None:
+        raise ModelError("training: got a model without trainable weights, expected some")
     device = next(model.parameters()).device
     train = _on(data.train, device)
     steps = len(_batches(torch.arange(len(train)), loop.batch_size))

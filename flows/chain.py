@@ -9,6 +9,8 @@ import platform
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+from pydantic import JsonValue
+
 from attacks.cost import cost
 from attacks.profiles import PROFILES, labels
 from defenses import DEFENSES
@@ -17,7 +19,7 @@ from flows.config import Config
 from hardening.evidence import Kind
 from hardening.spec import Spec
 from tasks.attack import attack_file, curve_file, inspect_file, measure_file
-from tasks.code import library_versions
+from tasks.code import library_versions, processor
 from tasks.data import choose_images, load_data
 from tasks.judge import assemble_run, collect_evidence, judge_run, write_report
 from tasks.models import defend, export_file, fetch_weights, train_control
@@ -71,7 +73,7 @@ def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
     ).result()
     subjects = _subjects(config, go, sources, data)
     measured = _measure(config, go, subjects, images["images"])
-    return _conclude(config, go, data, images, measured)
+    return _conclude(config, go, sources, data, images, measured)
 
 
 def attack_list(config: Config) -> tuple[Spec, ...]:
@@ -194,7 +196,7 @@ def _attacks(config: Config, go: Runner, subject: Subject, images: Artifact) -> 
     attacks = attack_list(config)
     for row, attack in zip(labels(attacks), attacks, strict=True):
         # What needs no gradient asks the file itself; only gradients are worth carrying over.
-        carried = subject.parent is not None and cost(attack, config.threat).backwards > 0
+        carried = subject.parent is not None and cost(attack, config.attack_threat).backwards > 0
         for parent in (None, subject.parent) if carried else (None,):
             title = row if parent is None else f"transfer-{row}"
             started[f"attack {title}"] = go(
@@ -205,7 +207,7 @@ def _attacks(config: Config, go: Runner, subject: Subject, images: Artifact) -> 
                 images,
                 name=title,
                 attack=attack,
-                threat=config.threat,
+                threat=config.attack_threat,
                 seed=config.seed,
             )
     started["curve"] = go(
@@ -213,7 +215,7 @@ def _attacks(config: Config, go: Runner, subject: Subject, images: Artifact) -> 
         f"{name}: curve",
         onnx,
         images,
-        threat=config.threat,
+        threat=config.attack_threat,
         factors=config.evaluation.curve,
         seed=config.seed,
     )
@@ -223,6 +225,7 @@ def _attacks(config: Config, go: Runner, subject: Subject, images: Artifact) -> 
 def _conclude(
     config: Config,
     go: Runner,
+    sources: Sources,
     data: Outputs,
     images: Outputs,
     measured: list[tuple[Subject, dict[str, Outputs]]],
@@ -241,8 +244,8 @@ def _conclude(
         tuple(made["evidence"] for made in evidences.values()),
         name=config.name,
         seed=config.seed,
-        config=config.model_dump(mode="json", exclude={"gate", "registry"}),
-        threat=config.threat,
+        config=_recorded(config, sources),
+        threat=config.attack_threat,
         environment=environment(),
     ).result()["evidence"]
     verdict = go(judge_run, "verdict", evidence, gate=config.gate).result()["verdict"]
@@ -277,9 +280,21 @@ def _collect(
         role=subject.role,
         defenses=list(subject.defenses),
         due=list(subject.due),
-        threat=config.threat,
+        threat=config.attack_threat,
         factors=config.evaluation.curve,
     )
+
+
+def _recorded(config: Config, sources: Sources) -> dict[str, JsonValue]:
+    """What evidence says of the configuration: digests for addresses, nothing of the gate."""
+    hidden: dict[str, bool | set[str]] = {
+        "gate": True,
+        "registry": True,
+        "data": {"path"},
+        "model": {"weights"},
+    }
+    said: dict[str, JsonValue] = config.model_dump(mode="json", exclude=hidden)
+    return said | {"weights_sha256": sources.weights.sha256 if sources.weights else None}
 
 
 def environment() -> dict[str, str]:
@@ -287,6 +302,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         **library_versions(),
     }
 

@@ -63,6 +63,9 @@ class ModelConfig(Record):
 class EvaluationConfig(Record):
     """How hard, and on how many test images, each exported file is attacked."""
 
+    threat: ThreatModel | None = Field(
+        default=None, description="what the attacks may do, if not what is trained against"
+    )
     profile: str = Field(
         default="quick", description="effort profile, one of `temper list attacks`"
     )
@@ -94,6 +97,11 @@ class Config(Record):
     gate: Gate = Gate()
     registry: RegistryConfig | None = None
 
+    @property
+    def attack_threat(self) -> ThreatModel:
+        """What the attacks may do."""
+        return self.evaluation.threat or self.threat
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         for name in self.candidates:
@@ -101,6 +109,12 @@ class Config(Record):
                 raise ValueError(f"candidates.{name}: the name is taken, choose another one")
         if self.training is not None and self.model.weights is not None:
             raise ValueError("training: got it beside model.weights, expected one of the two")
+        limits = (self.gate.robust_accuracy, self.gate.min_robust_gain)
+        if self.registry is not None and (not self.candidates or limits == (None, None)):
+            raise ValueError(
+                "registry: expected candidates, and a gate with robust_accuracy or "
+                "min_robust_gain: nothing is promoted untested"
+            )
         return self
 
 

@@ -6,12 +6,13 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.config import Config, load
-from flows.harden import WORKERS, harden_config
+from flows.harden import harden_config
 from hardening.errors import ConfigError
 from tasks.publish import Published
+from tasks.settings import workers
 
 
-@flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # type: ignore[arg-type]
+@flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]
 def evaluate(config: str, output: str = "runs") -> Published:
     """Evaluate the model whose weights a configuration file names, as it would ship.
 
@@ -33,4 +34,6 @@ def existing(config: Config) -> Config:
             "model.weights: got nothing, expected the weights of an existing model; "
             "to train one, use `temper harden`"
         )
-    return config.model_copy(update={"candidates": {}, "registry": None})
+    # There is nothing to compare it with.
+    gate = config.gate.model_copy(update={"max_clean_drop": None, "min_robust_gain": None})
+    return config.model_copy(update={"candidates": {}, "registry": None, "gate": gate})

@@ -1,6 +1,5 @@
 """From a configuration to a verdict: train or fetch, defend, export, attack, judge, promote."""
 
-import os
 from pathlib import Path
 
 from prefect import flow
@@ -13,15 +12,12 @@ from flows.validate import validate
 from tasks import tracking
 from tasks.console import ConsoleLog
 from tasks.publish import Published, check_output, publish, read_all, write_folder
-from tasks.settings import store_uri
+from tasks.settings import store_uri, workers
 from tasks.step import submit
 from tasks.store import open_store
 
-WORKERS = int(os.environ.get("TEMPER_WORKERS", "1"))
-"""Steps at a time. One step uses all cores already; more workers need more memory."""
 
-
-@flow(name="harden", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # type: ignore[arg-type]
+@flow(name="harden", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]
 def harden(config: str, output: str = "runs") -> Published:
     """Harden a model as a configuration file says and publish the verdict.
 

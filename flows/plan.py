@@ -63,7 +63,7 @@ def _gradients(config: Config, planned: Planned) -> str:
 
 
 def _attack_cost(config: Config, spec: Spec, times: int) -> str:
-    forwards, backwards = cost(spec, config.threat)
+    forwards, backwards = cost(spec, config.attack_threat)
     images = config.evaluation.images
     each = f"{backwards * times} an image" if backwards else f"none, {forwards * times} forwards"
     return f"at most {each} x {images}"

@@ -1,5 +1,7 @@
 """What a run reads from outside, fetched and digested before anything starts."""
 
+import hashlib
+
 from flows.chain import Sources
 from flows.config import Config
 from hardening.log import Log
@@ -11,6 +13,9 @@ from tasks.step import Located
 from tasks.store import Artifact, Store
 
 REGISTRY_SCHEME = "models:/"
+
+ONNX_START = b"\x08"
+"""First byte of an ONNX file: its first field, the version; no archive of weights starts so."""
 
 
 def find_sources(config: Config, store: Store, log: Log) -> Sources:
@@ -42,7 +47,9 @@ def _weights(config: Config, log: Log) -> Located | None:
     data = registry.download(uri)
     folder = home() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / uri.removeprefix(REGISTRY_SCHEME).replace("/", "-")
+    # Named by content: an alias that moves meanwhile is another file.
+    suffix = ".onnx" if data.startswith(ONNX_START) else ".weights"
+    file = folder / (hashlib.sha256(data).hexdigest() + suffix)
     file.write_bytes(data)
     return _located(str(file), config.model.sha256, log)
 

@@ -11,6 +11,7 @@ WINS_LIMIT = 0.01
 ZERO_GRADIENT_LIMIT = 0.01
 LOSS_GAP_LIMIT = 0.10
 PARENT_LIMIT = 0.02
+UNCONFIRMED_LIMIT = 0.001
 
 _GRADIENT = {"white-box", "straight-through"}
 
@@ -56,15 +57,23 @@ def alarms(
                 "believe the lower number and look at the logits' scale",
             )
         )
+    own = [row for row in rows if row.source == "file"]
+    found.append(
+        _alarm(
+            "unconfirmed successes",
+            max((row.unconfirmed for row in own), default=0) / len(correct),
+            UNCONFIRMED_LIMIT,
+            "share of images that fool the twin and not the session: the twin is not the file; "
+            "its attacks stop too early",
+        )
+    )
     parent = [row for row in rows if row.source == "parent"]
     if parent:
-        n = len(correct)
-        lowest_parent = min(row.source_accuracy for row in parent)
-        own = sum(all(column) for column in zip(*(r.survived for r in rows), strict=True)) / n
         found.append(
             _alarm(
                 "int8 above float",
-                own - lowest_parent,
+                _worst([row.survived for row in rows if row.kind != "gradient-free"])
+                - _worst([row.source_survived for row in parent]),
                 PARENT_LIMIT,
                 "robust accuracy of the int8 file minus that of its float parent under the same "
                 "attacks: rounding hides gradients, it does not harden",
@@ -82,6 +91,12 @@ def _wins(rows: Sequence[AttackRow], kind: str) -> float:
     if not gradient:
         stands = [True] * len(falls)
     return sum(a and b for a, b in zip(stands, falls, strict=True)) / len(falls)
+
+
+def _worst(columns: Sequence[Sequence[bool]]) -> float:
+    """Accuracy of the worst case per image."""
+    stands = [all(column) for column in zip(*columns, strict=True)]
+    return sum(stands) / len(stands)
 
 
 def _alarm(name: str, value: float, limit: float, meaning: str) -> Alarm:

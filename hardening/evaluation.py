@@ -4,7 +4,6 @@ Shapes: N images, B of them at a time, C channels, H x W pixels, K classes.
 """
 
 import hashlib
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,10 +22,12 @@ BATCH = 64
 class Outcome(NamedTuple):
     """What one attack did to N images; all tensors are (N, ...), on the CPU.
 
-    `fooled_source` counts what the attacked model believed; `survived` is the session's word.
+    `survived` is the session's word. `stands_on_source` says which images the attacked model
+    itself still gets right, `fooled_source` which it got right before the attack and not after.
     """
 
     survived: Tensor
+    stands_on_source: Tensor
     fooled_source: Tensor
     x_adv: Tensor
     distance: Tensor
@@ -97,19 +98,27 @@ def run_attack(
                 x_adv[correct] = attack(counted, x[correct], y[correct], threat, rng).detach()
             _check(name, threat, x, x_adv)
             survived = correct & (predict(session, x_adv) == y)
-            fooled_source = correct & (predict(source, x_adv) != y)
-            parts.append((survived, fooled_source, x_adv, threat.distance(x, x_adv)))
+            before, after = _believed(source, x) == y, _believed(source, x_adv) == y
+            distance = threat.distance(x, x_adv)
+            parts.append((survived, before & after, before & ~after, x_adv, distance))
             fallen += int((~survived).sum())
             advance(len(y), f"{fallen} fallen")
     joined = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-    survived, fooled, x_adv, distance = joined
-    return Outcome(survived, fooled, x_adv, distance, counted.forwards, counted.backwards)
+    survived, stands, fooled, x_adv, distance = joined
+    passes = counted.forwards, counted.backwards
+    return Outcome(survived, stands, fooled, x_adv, distance, *passes)
 
 
 @torch.no_grad()
 def predict(model: Model, x: Tensor) -> Tensor:
     """Predicted classes, (B,)."""
     return finite(model(x)).argmax(1)
+
+
+@torch.no_grad()
+def _believed(source: Model, x: Tensor) -> Tensor:
+    """What the model whose gradients lead the attack predicts, (B,): the twin, not its session."""
+    return finite(source(x.detach().requires_grad_())).argmax(1)
 
 
 @torch.no_grad()
@@ -202,8 +211,3 @@ def _check(name: str, threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:
             f"{name}: {int((~inside).sum())} of {len(x)} images lie outside {threat} "
             f"and the range [0, 1] (largest distance {worst:.6g})"
         )
-
-
-def worst_case(survived: Mapping[str, Tensor]) -> Tensor:
-    """Per image: whether it stays correct under every attack, (N,)."""
-    return torch.stack(list(survived.values())).all(0)

@@ -6,12 +6,12 @@ name says otherwise; per-image lists are in the order of the evaluated test imag
 
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from hardening.spec import Record
 from hardening.threat import ThreatModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Kind = Literal["white-box", "gradient-free", "transfer", "straight-through"]
 """How an attack gets at a model; a defense names the kinds that are due against it."""
@@ -31,8 +31,9 @@ class AttackRow(Record):
     """What one attack achieved on the file, every success confirmed by the session.
 
     `source` names the model whose gradients or scores led the attack: the file itself (its twin)
-    or the float parent; `source_accuracy` is what that model kept. `survived` says, per evaluated
-    image, whether the file stayed correct.
+    or the float parent; `source_survived` is what that model itself kept, per image, and
+    `source_accuracy` its share. `survived` says, per evaluated image, whether the file stayed
+    correct. `unconfirmed` images fooled the source and not the session.
     `forwards` and `backwards` are per image.
     """
 
@@ -46,6 +47,7 @@ class AttackRow(Record):
     mean_distance: float | None
     unconfirmed: int
     source_accuracy: float
+    source_survived: list[bool] = Field(default_factory=list)
     forwards: float
     backwards: float
     seconds: float
@@ -117,7 +119,11 @@ class Example(Record):
 
 
 class Evidence(Record):
-    """Everything measured on one exported file."""
+    """Everything measured on one exported file.
+
+    `survived` is the worst case per image: correct under every attack, and not fallen at a radius
+    up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to suffice).
+    """
 
     name: str
     role: Literal["control", "candidate", "champion"]
@@ -131,6 +137,7 @@ class Evidence(Record):
     attacks: list[AttackRow]
     robust: Accuracy
     survived: list[bool]
+    falls_at: list[float | None] = Field(default_factory=list)
     curve: list[Point]
     alarms: list[Alarm]
     latency: list[Latency]
@@ -154,7 +161,7 @@ class DataFacts(Record):
 class RunEvidence(Record):
     """Everything one run measured, on one set of images."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     seed: int
     config: dict[str, JsonValue]

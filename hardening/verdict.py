@@ -76,7 +76,7 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
             judgements=judgements,
             against_champion=None,
             promote=False,
-            reason="no candidate meets the gate",
+            reason=f"{'no candidate meets' if candidates else 'control does not meet'} the gate",
         )
     chosen = max(passing, key=lambda m: (m.robust.value, m.clean.value, -m.file.bytes))
     champion = next((m for m in run.models.values() if m.role == "champion"), None)

@@ -24,11 +24,11 @@ from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
 from tasks.data import device, read_images
-from tasks.step import Run, step
+from tasks.step import Run, measured
 from tasks.store import Artifact
 
 
-@step
+@measured
 def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Run the file on clean images and prove that its twin computes the same."""
     data, file = read_images(run, images), run.read(onnx)
@@ -48,7 +48,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
     return {"seen": json.dumps(seen, allow_nan=False).encode()}
 
 
-@step
+@measured
 def attack_file(
     run: Run,
     onnx: Artifact,
@@ -91,7 +91,8 @@ def attack_file(
         survived=outcome.survived.tolist(),
         mean_distance=float(outcome.distance[fallen].mean()) if fallen.any() else None,
         unconfirmed=outcome.unconfirmed,
-        source_accuracy=1 - float(outcome.fooled_source.float().mean()),
+        source_accuracy=float(outcome.stands_on_source.float().mean()),
+        source_survived=outcome.stands_on_source.tolist(),
         forwards=outcome.forwards / len(data.test),
         backwards=outcome.backwards / len(data.test),
         seconds=round(run.seconds, 3),
@@ -109,7 +110,7 @@ def attack_file(
     }
 
 
-@step
+@measured
 def curve_file(
     run: Run,
     onnx: Artifact,
@@ -130,7 +131,7 @@ def curve_file(
     return {"falls_at": json.dumps(known).encode()}
 
 
-@step
+@measured
 def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Time the file as one thread of this machine runs it."""
     data = read_images(run, images)

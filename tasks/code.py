@@ -3,13 +3,24 @@
 import ast
 import hashlib
 import importlib.util
+import platform
+import re
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 OURS = ("hardening", "attacks", "defenses", "tasks", "flows")
 
-LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "scikit-learn", "scipy")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "pillow",
+    "scikit-learn",
+    "scipy",
+)
 """Libraries whose release may change a number. The runtime is named by its module, see below."""
 
 
@@ -23,6 +34,8 @@ def code_digest(module: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(_reachable(module)):
         digest.update(name.encode() + b"\0" + _source(name) + b"\0")
+    for path in sorted({file for name in _reachable(module) for file in _beside(name)}):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -57,6 +70,27 @@ def _imports(module: str) -> list[str]:
             found.append(node.module)
             found += [f"{node.module}.{alias.name}" for alias in node.names]
     return [name for name in found if name.split(".")[0] in OURS]
+
+
+def _beside(module: str) -> list[Path]:
+    """Files that a package's code may read: templates, style sheets."""
+    path = _path(module)
+    if path is None or path.name != "__init__.py":
+        return []
+    return [p for p in path.parent.iterdir() if p.suffix in {".j2", ".css"}]
+
+
+@cache
+def processor() -> str:
+    """What computes: the device, and what of the processor changes int8 results and speed."""
+    import torch  # noqa: PLC0415
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = sorted({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"} & set(text.split()))
+    return f"{device}, {name.group(1) if name else platform.machine()} [{' '.join(flags)}]"
 
 
 def _source(module: str) -> bytes:

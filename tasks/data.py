@@ -1,5 +1,6 @@
 """Steps that turn a dataset on disk into what training may see and what evaluation may see."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import torch
 from hardening.data import DATASETS, TestData, TrainingData
 from hardening.data.checks import check
 from hardening.data.split import choose, split
+from hardening.errors import DigestError
 from hardening.evidence import DataFacts
 from hardening.spec import Spec, bind
+from tasks.digest import content_sha256
 from tasks.step import Located, Run, step
 from tasks.store import Artifact
 
@@ -28,6 +31,10 @@ def load_data(
 ) -> dict[str, bytes]:
     """Read, check and split a dataset: `training`, `test` and the `facts` of the check."""
     raw = bind(DATASETS, dataset, "data")(Path(source.path))
+    if source.sha256 and (now := content_sha256(Path(source.path))) != source.sha256:
+        raise DigestError(
+            f"{source.path}: got sha256 {now} now, expected {source.sha256} as before"
+        )
     checks = check(raw)
     training, held_out = split(raw, validation=validation, test=test, seed=seed)
     facts = {
@@ -74,10 +81,13 @@ def read_images(run: Run, artifact: Artifact) -> TestData:
 
 
 def data_facts(facts: dict[str, Any], data: dict[str, Artifact]) -> DataFacts:
-    """The recorded facts with the digests of the two splits."""
-    return DataFacts(
-        **facts, training_sha256=data["training"].sha256, test_sha256=data["test"].sha256
-    )
+    """The recorded facts with the digests of the two splits.
+
+    A dataset that comes with a library has no file to digest: its two splits stand for it.
+    """
+    training, test = data["training"].sha256, data["test"].sha256
+    whole = facts["sha256"] or hashlib.sha256(f"{training}{test}".encode()).hexdigest()
+    return DataFacts(**{**facts, "sha256": whole}, training_sha256=training, test_sha256=test)
 
 
 def device() -> torch.device:

@@ -71,6 +71,7 @@ def collect_evidence(
         attacks=table,
         robust=accuracy(survived),
         survived=survived,
+        falls_at=_json(run, falls_at),
         curve=_curve(threat, factors, survived, falls),
         alarms=alarms(table, clean["zero_gradients"], clean["correct"]),
         latency=[Latency(**entry) for entry in _json(run, latency)],

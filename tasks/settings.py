@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hardening.errors import ConfigError
+
 HOME = "TEMPER_HOME"
 """Folder of everything Temper keeps on this machine; default `./.temper`."""
 
@@ -13,6 +15,9 @@ STORE = "TEMPER_STORE"
 
 SERVER_LINGER = "TEMPER_SERVER_LINGER"
 """Seconds that our own Prefect server outlives its last user; default 20."""
+
+WORKERS = "TEMPER_WORKERS"
+"""Steps at a time; default 1."""
 
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
 """Largest file that is downloaded over https, bytes; default 20 GiB."""
@@ -46,6 +51,18 @@ def home() -> Path:
 def store_uri() -> str:
     """The address of the artifact store."""
     return os.environ.get(STORE) or (home() / "store").as_uri()
+
+
+def workers() -> int:
+    """How many steps run at a time. One uses all cores already; more of them need more memory.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    text = os.environ.get(WORKERS) or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{WORKERS}: got {text!r}, expected a positive number")
+    return int(text)
 
 
 @contextmanager

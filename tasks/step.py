@@ -24,7 +24,7 @@ from hardening.data.types import metadata
 from hardening.log import Checkpoint, Progress
 from hardening.spec import Record
 from tasks import console
-from tasks.code import code_digest, library_versions
+from tasks.code import code_digest, library_versions, processor
 from tasks.settings import store_uri
 from tasks.store import Artifact, Store, open_store
 
@@ -104,8 +104,9 @@ class Run:
 class Step:
     """A function `(run, *inputs, **settings) -> {name: bytes}` made into a cached Prefect task."""
 
-    def __init__(self, function: Callable[..., dict[str, bytes]]) -> None:
+    def __init__(self, function: Callable[..., dict[str, bytes]], machine: bool) -> None:
         self.function = function
+        self.machine = machine
         self.name = function.__name__
         self.task = task(
             name=self.name, task_run_name="{label}", cache_policy=NO_CACHE, persist_result=False
@@ -121,6 +122,7 @@ class Step:
             "step": self.name,
             "code": code_digest(self.function.__module__),
             "libraries": library_versions(),
+            "machine": processor() if self.machine else "",
             "arguments": {name: canonical(value) for name, value in arguments},
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -142,7 +144,12 @@ class Step:
 
 def step(function: Callable[..., dict[str, bytes]]) -> Step:
     """Make a step of a function; its result depends on its arguments and code alone."""
-    return Step(function)
+    return Step(function, machine=False)
+
+
+def measured(function: Callable[..., dict[str, bytes]]) -> Step:
+    """Make a step of a function that runs the file: what it finds holds for this processor."""
+    return Step(function, machine=True)
 
 
 def submit(step: Step, label: str, /, *inputs: Any, **settings: Any) -> Result:

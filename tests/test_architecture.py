@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["hardening", "attacks", "defenses", "tasks", "flows"]
-FLOWS = ["flows/harden.py:harden", "flows/evaluation.py:evaluate"]
+DEPLOYMENTS = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
+FLOWS = [deployment["entrypoint"] for deployment in DEPLOYMENTS]
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -37,6 +39,14 @@ def test_every_entry_point_imports_for_real(entrypoint, monkeypatch):
     flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     assert isinstance(flow, Flow)
     assert set(flow.parameters.properties) == {"config", "output"}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_deployments_give_only_parameters_that_their_flow_has(deployment, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
 
 def test_arrows_point_down():

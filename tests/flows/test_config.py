@@ -48,6 +48,8 @@ MISTAKES = {
     "empty chain": (["candidates", "tuned"], [], "candidates.tuned"),
     "bad name": (["name"], "My Run", "name: String should match pattern"),
     "half a normalisation": (["model", "mean"], [0.5], "model: mean and std: got one of them"),
+    "registry without a robust limit": (["gate"], {"clean_accuracy": 0.9}, "registry: expected"),
+    "registry without candidates": (["candidates"], {}, "registry: expected candidates"),
     "weights and training": (["model", "weights"], "w.pt", "training: got it beside model.weights"),
 }
 

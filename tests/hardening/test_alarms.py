@@ -7,7 +7,7 @@ from hardening.statistics import accuracy
 N = 100
 
 
-def row(kind, survivors, *, source="file", source_accuracy=0.0, loss=None):
+def row(kind, survivors, *, source="file", on_source=range(N), unconfirmed=0, loss=None):
     survived = [index in survivors for index in range(N)]
     return AttackRow(
         name=kind,
@@ -18,8 +18,9 @@ def row(kind, survivors, *, source="file", source_accuracy=0.0, loss=None):
         accuracy=accuracy(survived),
         survived=survived,
         mean_distance=None,
-        unconfirmed=0,
-        source_accuracy=source_accuracy,
+        unconfirmed=unconfirmed,
+        source_accuracy=len(on_source) / N,
+        source_survived=[index in on_source for index in range(N)],
         forwards=1,
         backwards=1,
         seconds=1,
@@ -44,7 +45,13 @@ def test_a_healthy_model_is_quiet_and_every_alarm_is_listed():
         "zero gradients",
         "gradient-free beats white-box",
         "losses disagree",
+        "unconfirmed successes",
     }
+
+
+def test_a_twin_that_is_not_its_file():
+    rows = [row("white-box", range(50), loss="ce", unconfirmed=1), *HEALTHY[1:]]
+    assert fired(rows) == {"unconfirmed successes"}
 
 
 def test_zero_gradients():
@@ -61,7 +68,7 @@ def test_one_image_in_a_hundred_may_be_luck():
 
 
 def test_a_transfer_that_wins_alone():
-    rows = [*HEALTHY, row("transfer", range(10, 60), source="parent", source_accuracy=0.5)]
+    rows = [*HEALTHY, row("transfer", range(10, 60), source="parent", on_source=range(50))]
     assert "transfer beats white-box" in fired(rows)
 
 
@@ -74,6 +81,15 @@ def test_an_int8_file_that_looks_harder_than_its_parent():
     """Naive gradients through rounding: 97 survive, the parent keeps 15."""
     rows = [
         row("straight-through", range(97)),
-        row("transfer", range(97), source="parent", source_accuracy=0.15),
+        row("transfer", range(97), source="parent", on_source=range(15)),
+    ]
+    assert fired(rows) == {"int8 above float"}
+
+
+def test_a_clean_drop_of_the_int8_file_does_not_hide_the_gap():
+    """80 right on clean images, 45 under attack; the parent keeps 30 of all under attack."""
+    rows = [
+        row("straight-through", range(45)),
+        row("transfer", range(60), source="parent", on_source=range(30)),
     ]
     assert fired(rows) == {"int8 above float"}

@@ -56,7 +56,7 @@ def test_an_image_falls_exactly_when_the_border_is_within_eps():
 
 
 def test_an_image_that_is_wrong_already_is_not_attacked_and_does_not_survive():
-    outcome = run(attack_by(lambda x, y, threat: x))
+    outcome = run(attack_by(lambda x, _y, _threat: x))
     assert outcome.survived.tolist() == [True, True, True, False]
     assert outcome.distance[3] == 0
 
@@ -64,9 +64,9 @@ def test_an_image_that_is_wrong_already_is_not_attacked_and_does_not_survive():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x, y, threat: x - 1.01 * threat.eps,
-        lambda x, y, threat: torch.full_like(x, -0.01),
-        lambda x, y, threat: torch.full_like(x, float("nan")),
+        lambda x, _y, threat: x - 1.01 * threat.eps,
+        lambda x, _y, _threat: torch.full_like(x, -0.01),
+        lambda x, _y, _threat: torch.full_like(x, float("nan")),
     ],
     ids=["too far", "out of range", "not a number"],
 )
@@ -77,7 +77,7 @@ def test_an_image_outside_the_threat_model_voids_the_attack(change):
 
 def test_only_the_session_says_whether_an_image_fell():
     """The attacked model errs at 0.7, the file that ships at 0.5."""
-    outcome = run(ATTACKS["pgd"], source=lambda x: plane(x, at=0.7), data=images(0.75, 0.65))
+    outcome = run(ATTACKS["pgd"], source=lambda x: plane(x, at=0.7), data=images(0.75, 0.72))
     assert outcome.survived.tolist() == [True, True]
     assert outcome.fooled_source.tolist() == [True, True]
     assert outcome.unconfirmed == 2
@@ -85,7 +85,7 @@ def test_only_the_session_says_whether_an_image_fell():
 
 def test_a_success_that_the_attacked_model_did_not_see_counts():
     outcome = run(
-        attack_by(lambda x, y, threat: x - 0.9 * threat.eps), source=lambda x: plane(x, at=0.1)
+        attack_by(lambda x, _y, threat: x - 0.9 * threat.eps), source=lambda x: plane(x, at=0.1)
     )
     assert outcome.survived.tolist() == [False, False, True, False]
 
@@ -132,6 +132,14 @@ def test_the_session_answers_where_no_gradient_is_asked_for():
     deployed(torch.rand(2, 1, 4, 4))
     deployed(torch.rand(2, 1, 4, 4).requires_grad_())
     assert asked == ["session", "twin"]
+
+
+def test_a_twin_that_disagrees_with_its_session_is_counted():
+    """The twin errs below 0.7, the session below 0.5: the attack stops where the twin falls."""
+    deployed = Deployed(plane, lambda x: plane(x, at=0.7))
+    outcome = run(ATTACKS["pgd"], source=deployed, data=images(0.75, 0.9))
+    assert outcome.survived.tolist() == [True, True]
+    assert outcome.unconfirmed == 1
 
 
 def test_counting_changes_nothing():
