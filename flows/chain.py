@@ -6,50 +6,21 @@
 """
 
 import platform
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from attacks.cost import cost
 from attacks.profiles import PROFILES, labels
-from defenses import DEFENSES
-from defenses.declaration import declaration
 from flows.config import Config
-from hardening.evidence import Kind
+from flows.subjects import Sources, Subject, find_subjects, gather
 from hardening.spec import Spec
 from tasks.attack import attack_file, curve_file, inspect_file, measure_file
 from tasks.code import library_versions, processor
 from tasks.data import choose_images, load_data
 from tasks.judge import assemble_run, collect_evidence, judge_run, write_report
-from tasks.models import defend, export_file, fetch_weights, train_control
-from tasks.step import Located, Outputs, Result, Runner
+from tasks.step import Outputs, Result, Runner
 from tasks.store import Artifact
-
-CONTROL_DUE: tuple[Kind, ...] = ("white-box", "gradient-free")
-
-Role = Literal["control", "candidate", "champion"]
-
-
-class Sources(NamedTuple):
-    """What a run reads from outside, fetched and digested before anything starts."""
-
-    data: Located
-    weights: Located | None
-    champion: Artifact | None
-
-
-class Subject(NamedTuple):
-    """One exported file under evaluation."""
-
-    name: str
-    role: Role
-    defenses: tuple[Spec, ...]
-    due: tuple[Kind, ...]
-    onnx: Artifact
-    parity: Artifact | None
-    parent: Artifact | None
-    costs: tuple[Artifact, ...]
 
 
 class Finished(NamedTuple):
@@ -71,7 +42,7 @@ def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
         images=config.evaluation.images,
         seed=config.data.seed,
     ).result()
-    subjects = _subjects(config, go, sources, data)
+    subjects = find_subjects(config, go, sources, data)
     measured = _measure(config, go, subjects, images["images"])
     return _conclude(config, go, sources, data, images, measured)
 
@@ -94,96 +65,12 @@ def _data(config: Config, go: Runner, sources: Sources) -> Outputs:
     ).result()
 
 
-def _subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -> list[Subject]:
-    """Train and export the control and every candidate; the champion comes as a file."""
-    control = _control(config, go, sources, data)
-    models = _harden(config, go, control, data)
-    chains = {"control": (), **{name: tuple(specs) for name, specs in config.candidates.items()}}
-    wanted = {*map(_id, chains.values()), *(_id(c[:-1]) for c in chains.values() if _quantized(c))}
-    labels = {_id(chain): name for name, chain in reversed(chains.items())}
-    exports = _all(
-        (
-            chain,
-            go(export_file, _export_label(chain, labels), models[chain]["model"], data["training"]),
-        )
-        for chain in models
-        if chain in wanted
-    )
-    subjects = []
-    for name, chain in chains.items():
-        made = exports[_id(chain)]
-        subjects.append(
-            Subject(
-                name=name,
-                role="control" if name == "control" else "candidate",
-                defenses=chain,
-                due=_due(chain),
-                onnx=made["onnx"],
-                parity=made["parity"],
-                parent=exports[_id(chain[:-1])]["onnx"] if _quantized(chain) else None,
-                costs=tuple(
-                    models[_id(chain[:depth])]["facts"]
-                    for depth in (range(1, len(chain) + 1) if chain else [0])
-                ),
-            )
-        )
-    if sources.champion is not None:
-        subjects.append(
-            Subject("champion", "champion", (), CONTROL_DUE, sources.champion, None, None, ())
-        )
-    return subjects
-
-
-def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Outputs:
-    model = Spec(name=config.model.name, params=config.model.params)
-    normalisation = {"mean": config.model.mean, "std": config.model.std}
-    if sources.weights is not None:
-        return go(
-            fetch_weights,
-            "fetch weights",
-            data["training"],
-            sources.weights,
-            model=model,
-            **normalisation,
-        ).result()
-    return go(
-        train_control,
-        "train control",
-        data["training"],
-        model=model,
-        training_options=config.training or {},
-        seed=config.seed,
-        **normalisation,
-    ).result()
-
-
-def _harden(config: Config, go: Runner, control: Outputs, data: Outputs) -> dict[str, Outputs]:
-    """The model after every prefix of every candidate's defenses; shared prefixes run once."""
-    models = {_id(()): control}
-    chains = {name: tuple(specs) for name, specs in config.candidates.items()}
-    for depth in range(1, max(map(len, chains.values()), default=0) + 1):
-        started = {}
-        for name, chain in chains.items():
-            if len(chain) >= depth and _id(chain[:depth]) not in started:
-                started[_id(chain[:depth])] = go(
-                    defend,
-                    f"{name}: {chain[depth - 1].name}",
-                    models[_id(chain[: depth - 1])]["model"],
-                    data["training"],
-                    defense=chain[depth - 1],
-                    threat=config.threat,
-                    seed=config.seed,
-                )
-        models |= _all(started.items())
-    return models
-
-
 def _measure(
     config: Config, go: Runner, subjects: list[Subject], images: Artifact
 ) -> list[tuple[Subject, dict[str, Outputs]]]:
     """Attack every file, all at once if there are workers; time them afterwards, one by one."""
     started = [(subject, _attacks(config, go, subject, images)) for subject in subjects]
-    done = [(subject, _all(results.items())) for subject, results in started]
+    done = [(subject, gather(results.items())) for subject, results in started]
     for subject, outputs in done:
         timed = go(measure_file, f"{subject.name}: latency", subject.onnx, images)
         outputs["latency"] = timed.result()
@@ -230,7 +117,7 @@ def _conclude(
     images: Outputs,
     measured: list[tuple[Subject, dict[str, Outputs]]],
 ) -> Finished:
-    evidences = _all(
+    evidences = gather(
         (subject.name, _collect(config, go, subject, outputs, images["images"]))
         for subject, outputs in measured
     )
@@ -305,26 +192,3 @@ def environment() -> dict[str, str]:
         "processor": processor(),
         **library_versions(),
     }
-
-
-def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
-    """All kinds of attack that are due against a chain of defenses."""
-    declared = (declaration(DEFENSES[spec.name]).due for spec in chain)
-    return tuple(dict.fromkeys(kind for due in (CONTROL_DUE, *declared) for kind in due))
-
-
-def _quantized(chain: tuple[Spec, ...]) -> bool:
-    return bool(chain) and "transfer" in declaration(DEFENSES[chain[-1].name]).due
-
-
-def _id(chain: tuple[Spec, ...]) -> str:
-    return "/".join(spec.model_dump_json() for spec in chain)
-
-
-def _export_label(chain: str, labels: dict[str, str]) -> str:
-    return f"{labels[chain]}: export" if chain in labels else "float parent: export"
-
-
-def _all(started: Iterable[tuple[str, Result]]) -> dict[str, Any]:
-    """Wait for all: first every step is handed out, then the results are gathered."""
-    return {name: result.result() for name, result in list(started)}

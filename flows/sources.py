@@ -2,8 +2,8 @@
 
 import hashlib
 
-from flows.chain import Sources
 from flows.config import Config
+from flows.subjects import Sources
 from hardening.log import Log
 from tasks import registry
 from tasks.digest import content_sha256
