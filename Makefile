@@ -33,7 +33,7 @@ lint: $(READY) ## style, and the arrows between packages
 types: $(READY) ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the recipes of benchmarks/ on real data; TEMPER_DATA names its folder
+bench: $(READY) ## the recipes of benchmarks/ on real data (TEMPER_DATA names its folder)
 	$(BIN)/python benchmarks/chain.py
 
 lock: ## rewrite constraints.txt from the newest releases that pyproject.toml allows
