@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flows.plan import Line
 from hardening.errors import ConfigError
-from hardening.evidence import RunEvidence
+from hardening.evidence import RunEvidence, contradiction
 from hardening.report.summary import console as verdict_table
 from hardening.spec import one_line
 from hardening.verdict import Verdict
@@ -82,15 +82,19 @@ def read_evidence(path: Path) -> RunEvidence:
     """Read an evidence file.
 
     Raises:
-        ConfigError: It cannot be read, or is no evidence of a version that we know.
+        ConfigError: It cannot be read, is no evidence of a version that we know, or its totals
+            do not follow from its images.
     """
     try:
-        return RunEvidence.model_validate_json(path.read_text(encoding="utf-8"))
+        run = RunEvidence.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (ValidationError, UnicodeDecodeError) as error:
         why = one_line(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{path}: not an evidence file: {why}") from error
+    if wrong := contradiction(run):
+        raise ConfigError(f"{path}: contradicts itself: {wrong}")
+    return run
 
 
 def _console() -> Console:

@@ -171,3 +171,26 @@ class RunEvidence(Record):
     image_indices_sha256: str
     environment: dict[str, str]
     models: dict[str, Evidence]
+
+
+def contradiction(run: RunEvidence) -> str:
+    """What in `run` does not follow from its own per-image outcomes; empty when all does.
+
+    A verdict reads totals: totals that were edited, or cut off from their images, are no evidence.
+    """
+    if "control" not in run.models:
+        return "models: got no control, expected the unhardened model"
+    for name, model in run.models.items():
+        columns = [row.survived for row in model.attacks]
+        columns.append([fall is None or fall > 1 for fall in model.falls_at])
+        if {len(column) for column in (*columns, model.correct, model.survived)} != {run.images}:
+            return f"models.{name}: expected {run.images} outcomes for every attack"
+        if model.survived != [all(column) for column in zip(*columns, strict=True)]:
+            return f"models.{name}.survived: is not the worst case over its attacks"
+        for field, outcomes in (("clean", model.correct), ("robust", model.survived)):
+            said: Accuracy = getattr(model, field)
+            if (said.correct, said.images) != (sum(outcomes), len(outcomes)) or (
+                said.value != said.correct / said.images
+            ):
+                return f"models.{name}.{field}: got {said.value}, its images say otherwise"
+    return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from flows.__main__ import main
 from hardening.evidence import RunEvidence
 from hardening.verdict import Gate, judge
 
@@ -80,6 +81,26 @@ def test_a_stricter_gate_turns_the_same_evidence_red(place, first):
     (place.root / "strict.yaml").write_text("robust_accuracy: 1.0\n")
     evidence = "runs/tiny/latest/evidence.json"
     assert place.temper("verdict", evidence, "--gate", "strict.yaml").code == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda e: e["models"]["tuned"]["robust"].update(value=0.99), "models.tuned.robust"),
+        (lambda e: e["models"]["tuned"].update(survived=[True] * 60), "not the worst case"),
+        (lambda e: e["models"].pop("control"), "got no control"),
+        (lambda e: e.update(schema_version=2), "schema_version"),
+        (lambda e: e["models"]["tuned"]["attacks"][0]["survived"].pop(), "expected 60 outcomes"),
+    ],
+    ids=["total", "worst case", "control", "version", "length"],
+)
+def test_evidence_that_contradicts_itself_is_refused(place, first, tmp_path, capsys, change, says):
+    evidence = place.evidence()
+    change(evidence)
+    (tmp_path / "evidence.json").write_text(json.dumps(evidence))
+    (tmp_path / "gate.json").write_text('{"robust_accuracy": 0.01}')
+    assert main(["verdict", str(tmp_path / "evidence.json")]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_mlflow_holds_the_run_and_the_registry_the_winner(place, first):
