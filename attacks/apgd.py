@@ -1,24 +1,24 @@
 """Auto-PGD: projected ascent that finds its own step size, https://arxiv.org/abs/2003.01690.
 
-Shapes: B images in the batch, b of them still standing.
+Shapes: b images still standing, K classes.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attacks.gradient import differentiate, look
-from attacks.losses import LOSSES, Loss
+from attacks.losses import LOSSES, Loss, dlr, dlr_targeted, rivals
+from attacks.pacing import PACES, Run, begin, observe, stages
 from attacks.parameters import Count, Share
 from attacks.search import Search, rows
-from hardening.threat import Model, ThreatModel, per_image
-
-MOMENTUM = 0.75
-START_STEP = 2.0  # in units of eps
-FIRST_WINDOW, SHRINK, LAST_WINDOW = 0.22, 0.03, 0.06  # fractions of the steps
+from hardening.attack import Found, describes
+from hardening.threat import Model, ThreatModel
 
 
+@describes("gradients", norms=("linf", "l2", "l1"))
 def apgd(
     model: Model,
     x: Tensor,
@@ -29,131 +29,68 @@ def apgd(
     *,
     steps: Count = 100,
     restarts: Count = 1,
-    loss: Loss = "ce",
+    loss: Loss | Literal["dlr-targeted"] = "ce",
+    targets: Count = 9,
     rho: Share = 0.75,
-) -> Tensor:
-    """Momentum steps that are halved, from the best point on, when they stop paying, (B, ...).
+) -> Found:
+    """Steps that change their length, from the best point on, when they stop paying, (B, ...).
 
-    The first point that fools is kept; an image that no point fools gets its point of highest loss.
-    Costs `steps` forward and backward passes and one forward pass a restart, for the images that
-    still stand.
+    The first point that fools is kept, whatever class it is taken for; an image that no point fools
+    gets its point of highest loss. In L1 the steps are sparse and the first 30 % of them are made
+    in the ball of twice eps (https://arxiv.org/abs/2103.01208). Costs `steps` forward
+    and backward passes and one forward pass a restart, for the images that still stand; the
+    targeted loss as much for each target.
 
     Args:
         steps: Gradient evaluations per restart.
-        restarts: Independent random starts.
+        restarts: Independent random starts, for each target if there are any.
         loss: What the steps raise.
-        rho: Share of a window's steps that must raise the loss, or the step size is halved.
+        targets: Classes aimed at one after the other, likeliest first; for dlr-targeted only. Never
+            more than the other classes there are.
+        rho: Share of a window's steps that must raise the loss, or the step size is halved; not
+            used in L1.
 
     Raises:
         ModelError: The model has no gradients or does not return logits (B, K).
         NumericsError: A logit or a gradient is not finite.
     """
-    objective = LOSSES[loss]
-    windows = _windows(steps)
-    search = Search(model, x, y, objective, rng)
-    for _ in range(restarts):
-        run = _begin(search.sample(threat), threat)
-        for i in range(steps):
-            if search.done:
-                return search.result
-            logits, losses, gradient = differentiate(model, run.points, search.y, objective)
-            stands = search.settle(run.points, logits)
-            losses, gradient, *state = rows(stands, losses, gradient, *run)
-            run = _observe(_Run(*state), losses, gradient)
-            if i in windows:
-                run = _halve_where_stuck(run, rho * windows[i])
-            run = _move(run, search.x, threat, MOMENTUM if i > 0 else 1.0)
+    objective = dlr_targeted if loss == "dlr-targeted" else LOSSES[loss]
+    targeted = objective is dlr_targeted
+    search = Search(model, x, y, dlr if targeted else objective, rng)
+    ranks = range(min(targets, search.clean.shape[1] - 1) if targeted else 1)
+    pace, balls = PACES[threat.norm], stages(threat, steps)
+    for rank in (rank for rank in ranks for _ in range(restarts)):
+        context = partial(_aimed if targeted else _labelled, search, rank)
+        points = search.sample(balls[0][0])
+        for ball, count in balls:
+            windows = pace.windows(count)
+            run = begin(ball.project(search.x, points), search.x, ball)
+            for i in range(count):
+                if search.done:
+                    return search.found
+                logits, losses, gradient = differentiate(model, run.points, objective, *context())
+                # What fools in a wider ball is outside the threat model.
+                stands = search.settle(run.points, logits) if ball is threat else search.skip()
+                losses, gradient, *state = rows(stands, losses, gradient, *run)
+                run = observe(Run(*state), losses, gradient)
+                if i in windows:
+                    run = pace.check(run, search.x, ball, rho * windows[i])
+                run = pace.move(run, search.x, ball, i == 0)
+            points = run.best
         if search.done:
-            return search.result
-        logits, losses = look(model, run.points, search.y, objective)
+            return search.found
+        logits, losses = look(model, run.points, objective, *context())
         losses, *state = rows(search.settle(run.points, logits), losses, *run)
-        run = _Run(*state)
+        run = Run(*state)
         search.offer(run.best, run.best_loss)
         search.offer(run.points, losses)
-    return search.result
+    return search.found
 
 
-class _Run(NamedTuple):
-    """State of one restart, a row per standing image."""
-
-    points: Tensor
-    previous: Tensor
-    gradient: Tensor
-    loss: Tensor
-    step: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    best_loss_at_check: Tensor
-    rises: Tensor
-    halved: Tensor
+def _labelled(search: Search, _: int) -> tuple[Tensor, ...]:
+    return (search.y,)
 
 
-def _windows(steps: int) -> dict[int, int]:
-    """Iterations at which progress is judged, and how many steps each judgement is about."""
-    window, shrink, last = (
-        max(int(share * steps), 1) for share in (FIRST_WINDOW, SHRINK, LAST_WINDOW)
-    )
-    windows, end = {}, window
-    while end < steps:
-        windows[end] = window
-        window = max(window - shrink, last)
-        end += window
-    return windows
-
-
-def _begin(points: Tensor, threat: ThreatModel) -> _Run:
-    unknown = points.new_full((len(points),), float("inf"))
-    return _Run(
-        points=points,
-        previous=points,
-        gradient=torch.zeros_like(points),
-        loss=unknown,  # no step has been made that could have raised it
-        step=torch.full_like(unknown, START_STEP * threat.eps),
-        best=points,
-        best_gradient=torch.zeros_like(points),
-        best_loss=-unknown,
-        best_loss_at_check=-unknown,
-        rises=torch.zeros_like(unknown),
-        halved=torch.ones_like(unknown, dtype=torch.bool),  # the first window has no predecessor
-    )
-
-
-def _observe(run: _Run, losses: Tensor, gradient: Tensor) -> _Run:
-    """Note the losses (b,) and gradients (b, ...) at the points."""
-    better = losses > run.best_loss
-    wide = per_image(better, gradient)
-    return run._replace(
-        gradient=gradient,
-        rises=run.rises + (losses > run.loss),
-        loss=losses,
-        best=torch.where(wide, run.points, run.best),
-        best_gradient=torch.where(wide, gradient, run.best_gradient),
-        best_loss=torch.where(better, losses, run.best_loss),
-    )
-
-
-def _halve_where_stuck(run: _Run, enough: float) -> _Run:
-    """Halve the step and go back to the best point where too few steps of the window paid.
-
-    Stuck is, too, who kept the step size at the last check and has found nothing better since.
-    """
-    stuck = (run.rises < enough) | (~run.halved & (run.best_loss_at_check >= run.best_loss))
-    wide = per_image(stuck, run.points)
-    return run._replace(
-        points=torch.where(wide, run.best, run.points),
-        gradient=torch.where(wide, run.best_gradient, run.gradient),
-        loss=torch.where(stuck, run.best_loss, run.loss),
-        step=torch.where(stuck, run.step / 2, run.step),
-        best_loss_at_check=run.best_loss,
-        rises=torch.zeros_like(run.rises),
-        halved=stuck,
-    )
-
-
-def _move(run: _Run, x: Tensor, threat: ThreatModel, momentum: float) -> _Run:
-    """One step of steepest ascent, drawn towards the direction of the last one."""
-    stride = per_image(run.step, x) * threat.ascend(run.gradient)
-    ascent = threat.project(x, run.points + stride) - run.points
-    points = run.points + momentum * ascent + (1 - momentum) * (run.points - run.previous)
-    return run._replace(points=threat.project(x, points), previous=run.points)
+def _aimed(search: Search, rank: int) -> tuple[Tensor, ...]:
+    """Labels, and the wrong classes of one rank by the clean logits, of the standing images."""
+    return search.y, rivals(search.clean, search.y)[:, rank]

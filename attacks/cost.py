@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks import ATTACKS
-from hardening.evaluation import Counted
+from hardening.deployed import Counted
 from hardening.spec import Spec, bind
 from hardening.threat import Norm, ThreatModel
 
@@ -21,14 +21,15 @@ class Cost(NamedTuple):
 
 def cost(spec: Spec, threat: ThreatModel) -> Cost:
     """What one image that withstands the whole attack costs."""
-    return _cost(spec.model_dump_json(), threat.norm)
+    plain = Spec(name=spec.name, params=spec.params)
+    return _cost(plain.model_dump_json(), threat.norm)
 
 
 @cache
 def _cost(spec: str, norm: Norm) -> Cost:
     counted = Counted(_unmoved)
     x, y = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, dtype=torch.long)
-    threat = ThreatModel(norm=norm, eps=0.01)
+    threat = ThreatModel(norm=norm, eps=1).unbounded((1, 8, 8)).scaled(1 / 16)
     rng = torch.Generator().manual_seed(0)
     bind(ATTACKS, Spec.model_validate_json(spec))(counted, x, y, threat, rng)
     return Cost(counted.forwards, counted.backwards)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Loss = Literal["ce", "dlr", "margin"]
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[..., Tensor]
+"""`loss(logits, y)`, or more tensors with one row per image."""
 
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:
@@ -34,6 +35,25 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         return margin(logits, y)
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Difference of logits ratio towards one class, (B,), https://arxiv.org/abs/2003.01690.
+
+    The target's logit minus the label's, divided by the distance between the first and the mean of
+    the third and fourth logit. Fewer than four classes have no fourth; for them it is not divided.
+    """
+    ahead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+    if logits.shape[1] < 4:
+        return ahead
+    top = logits.topk(4, dim=1).values
+    return ahead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def rivals(logits: Tensor, y: Tensor) -> Tensor:
+    """The other classes, likeliest first, (B, K - 1)."""
+    others = logits.scatter(1, y[:, None], -float("inf"))
+    return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 LOSSES: dict[Loss, LossFunction] = {"ce": ce, "dlr": dlr, "margin": margin}

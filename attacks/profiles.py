@@ -1,27 +1,134 @@
 """Sets of attacks by effort, and the names of their rows in a report."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from pydantic import Field
+
+from attacks import ATTACKS
+from hardening.attack import facts
 from hardening.errors import ConfigError
+from hardening.evidence import Kind
 from hardening.spec import Spec
 
-PROFILES: dict[str, tuple[Spec, ...]] = {
-    "quick": (
-        Spec(name="apgd", params={"steps": 50, "loss": "ce"}),
-        Spec(name="apgd", params={"steps": 50, "loss": "dlr", "restarts": 3}),
-        Spec(name="square", params={"queries": 500}),
+
+class AttackSpec(Spec):
+    """One attack of an evaluation: which, led by what, and on how many images."""
+
+    source: str = Field(
+        default="file",
+        description="whose gradients lead: file, parent (of an int8 file), control, ensemble, "
+        "or a candidate's name",
+    )
+    through: list[Spec] = Field(default_factory=list, description="adaptive wrappers, inner first")
+    sample: int | None = Field(
+        default=None, ge=1, description="a detector: all images follow if one of these falls"
+    )
+
+
+class Profile(NamedTuple):
+    """How much is done: attacks, and the sizes of the samples on which alarms are measured.
+
+    `distances` is the number of images whose nearest adversarial image is looked for.
+    """
+
+    attacks: tuple[AttackSpec, ...]
+    gates: tuple[str, ...]
+    sample: int
+    distances: int
+
+
+def _apgd(source: str = "file", **params: int | float | str) -> AttackSpec:
+    return AttackSpec(name="apgd", params=dict(params), source=source)
+
+
+def _transfer(source: str, steps: int) -> AttackSpec:
+    return AttackSpec(name="transfer", params={"steps": steps}, source=source)
+
+
+PROFILES: dict[str, Profile] = {
+    "quick": Profile(
+        attacks=(
+            _apgd(steps=30, loss="ce"),
+            _apgd(steps=20, loss="dlr-targeted", targets=4),
+            _apgd(steps=20, loss="dlr"),
+            _apgd("parent", steps=20, loss="margin"),
+            _apgd("control", steps=20, loss="margin"),
+            AttackSpec(name="square", params={"queries": 500}, sample=100),
+        ),
+        gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G14"),
+        sample=64,
+        distances=64,
+    ),
+    "standard": Profile(
+        attacks=(
+            _apgd(steps=50, loss="ce"),
+            _apgd(steps=30, loss="dlr-targeted", targets=9),
+            _apgd(steps=50, loss="dlr"),
+            AttackSpec(name="fab", params={"steps": 30, "targets": 9}, sample=50),
+            _apgd("parent", steps=30, loss="margin"),
+            _apgd("control", steps=30, loss="margin"),
+            _apgd("robust", steps=30, loss="margin"),
+            _transfer("ensemble", 20),
+            AttackSpec(name="square", params={"queries": 1000}, sample=100),
+        ),
+        gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G12", "G13", "G14", "G15"),
+        sample=128,
+        distances=128,
+    ),
+    "full": Profile(
+        attacks=(
+            _apgd(steps=100, loss="ce"),
+            _apgd(steps=100, loss="dlr-targeted", targets=9),
+            _apgd(steps=100, loss="dlr"),
+            AttackSpec(name="fab", params={"steps": 100, "targets": 9}),
+            _apgd("parent", steps=100, loss="margin"),
+            _apgd("control", steps=100, loss="margin"),
+            _apgd("robust", steps=100, loss="margin"),
+            _transfer("control", 50),
+            _transfer("robust", 50),
+            _transfer("ensemble", 50),
+            AttackSpec(name="square", params={"queries": 5000}),
+            AttackSpec(name="hopskipjump", sample=20),
+        ),
+        gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G12", "G13", "G14", "G15", "G17"),
+        sample=128,
+        distances=256,
     ),
 }
-"""Cheapest first. Two losses, because each fails where the other does not, and one attack without
-gradients, because gradients can be masked."""
+"""Cheapest first. Two losses, because each fails where the other does not; models nearby, because
+what fools them may fool this one; and attacks without gradients, because those can be masked."""
 
 
-def label(spec: Spec) -> str:
-    """The name of an attack's row: `apgd-dlr`, `square`."""
-    return f"{spec.name}-{spec.params['loss']}" if "loss" in spec.params else spec.name
+def kind(spec: AttackSpec, precision: str) -> Kind:
+    """How an attack gets at a file of this precision."""
+    if spec.source != "file":
+        return "transfer"
+    if facts(ATTACKS[spec.name]).access != "gradients":
+        return "gradient-free"
+    if any(wrapper.name == "expectation" for wrapper in spec.through):
+        return "expectation"
+    return "straight-through" if precision == "int8" else "white-box"
 
 
-def labels(specs: Sequence[Spec]) -> list[str]:
+def in_order(specs: Sequence[AttackSpec]) -> list[AttackSpec]:
+    """Gradients of the file first, then other models', then none; the given order within each.
+
+    So an image that falls to a later kind is one that the earlier kinds could not break.
+    """
+    ranks = {"transfer": 1, "gradient-free": 2}
+    return sorted(specs, key=lambda spec: ranks.get(kind(spec, "float32"), 0))
+
+
+def label(spec: AttackSpec) -> str:
+    """The name of an attack's row: `apgd-dlr`, `square`, `transfer from control`."""
+    name = f"{spec.name}-{spec.params['loss']}" if "loss" in spec.params else spec.name
+    through = "".join(f" through {wrapper.name}" for wrapper in spec.through)
+    source = "" if spec.source == "file" else f" from {spec.source}"
+    return f"{name}{through}{source}"
+
+
+def labels(specs: Sequence[AttackSpec]) -> list[str]:
     """One row name per attack; those that would be equal carry their other parameters.
 
     Raises:
@@ -38,6 +145,6 @@ def labels(specs: Sequence[Spec]) -> list[str]:
     return names
 
 
-def _long(spec: Spec) -> str:
+def _long(spec: AttackSpec) -> str:
     rest = [f"{key}={value}" for key, value in sorted(spec.params.items()) if key != "loss"]
     return " ".join([label(spec), *rest])

@@ -10,6 +10,7 @@ from attacks.losses import margin
 from attacks.parameters import Count, Share
 from attacks.proposals import PROPOSALS
 from attacks.search import Search, rows
+from hardening.attack import Found, describes
 from hardening.threat import Model, ThreatModel, per_image
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -18,6 +19,7 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 CHUNK = 100  # queries for which random numbers are drawn at a time
 
 
+@describes("scores", norms=("linf", "l2", "l1"))
 @torch.no_grad()
 def square(
     model: Model,
@@ -29,7 +31,7 @@ def square(
     *,
     queries: Count = 1000,
     p: Share = 0.8,
-) -> Tensor:
+) -> Found:
     """Change squares at random places, keep what raises the margin loss; (B, C, H, W).
 
     Needs no gradients. The first point that fools is kept; an image that no point fools gets its
@@ -54,14 +56,14 @@ def square(
     numbers = search.uniform(0)
     for query in range(queries):
         if search.done:
-            return search.result
+            return search.found
         if query > 0:
             turn = (query - 1) % CHUNK
             if turn == 0:
                 numbers = search.uniform(CHUNK * draws).view(-1, CHUNK, draws)
             area = p / 2 ** bisect_left(HALVINGS, query / queries)
             proposal = scheme.change(threat, search.x, best, area, numbers[:, turn])
-        logits, losses = look(model, proposal, search.y, margin)
+        logits, losses = look(model, proposal, margin, search.y)
         stands = search.settle(proposal, logits)
         kept = rows(stands, proposal, losses, best, best_loss, numbers)
         proposal, losses, best, best_loss, numbers = kept
@@ -69,4 +71,4 @@ def square(
         best = torch.where(per_image(better, best), proposal, best)
         best_loss = torch.where(better, losses, best_loss)
     search.offer(best, best_loss)
-    return search.result
+    return search.found

@@ -11,6 +11,7 @@ HardeningError
       + ThreatViolation  an attack left its threat model
       + ParityError      two forms of one model do not compute the same
       + NumericsError    a computation left the finite numbers
+      + ModelFailure     a model under attack raised, or changed itself
 """
 
 
@@ -56,3 +57,7 @@ class ParityError(BrokenPromise):
 
 class NumericsError(BrokenPromise):
     """A computation produced a number that is not finite."""
+
+
+class ModelFailure(BrokenPromise):
+    """A model raised or changed itself while it was attacked: what was measured is void."""

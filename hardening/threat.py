@@ -2,24 +2,24 @@
 
 Shapes: B images, C channels, H x W pixels, K classes.
 Inputs are float32 in [0, 1]; a model maps (B, C, H, W) to logits (B, K) and normalises inside
-itself, so `eps` is always in pixel units. This is the only module that branches on the norm.
+itself, so `eps` is always in pixel units. What a norm means is in `hardening/balls.py` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Annotated, Literal
+from math import prod
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
+from hardening.balls import BALLS, Ball, Norm, per_image
+
+__all__ = ["Eps", "Model", "Norm", "Number", "ThreatModel", "per_image"]
+
 Model = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) in [0, 1] to logits (B, K)."""
-
-Norm = Literal["linf", "l2"]
-
-L2_ROUNDING = 1e-6
-"""Relative excess over `eps` that float32 rounding of an L2 projection may leave."""
 
 
 def fraction(value: object) -> object:
@@ -51,71 +51,57 @@ class ThreatModel(BaseModel):
         """The same geometry with `factor` times the radius."""
         return ThreatModel(norm=self.norm, eps=self.eps * factor)
 
+    def unbounded(self, shape: Sequence[int]) -> "ThreatModel":
+        """The same geometry around images of `shape` (C, H, W) without any bound but the range."""
+        d = prod(shape)
+        eps = {"linf": 1.0, "l2": d**0.5, "l1": float(d), "l0": float(d)}[self.norm]
+        return ThreatModel(norm=self.norm, eps=eps)
+
+    def reach(self, d: int) -> float:
+        """L2 radius of the smallest ball that holds the set around any image of `d` numbers."""
+        farthest = {
+            "linf": self.eps * d**0.5,
+            "l2": self.eps,
+            "l1": self.eps,
+            "l0": self.eps**0.5,
+        }
+        return float(min(farthest[self.norm], d**0.5))
+
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Move `x_adv` (B, ...) into the set around `x`; points inside stay, bit for bit."""
-        if self.norm == "linf":
-            lower, upper = self._box(x)
-            return torch.minimum(torch.maximum(x_adv, lower), upper)
-        x_adv = x_adv.clamp(0, 1)
-        delta = x_adv - x
-        size = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64)
-        # Rounding may lengthen delta: by a few parts in 2^24, and by 2^-25 a pixel in x + delta.
-        slack = self.eps * 2**-22 + 2**-25 * x.shape[1:].numel() ** 0.5
-        radius = max(self.eps - slack, 0.0)
-        factor = (radius / size.clamp(min=1e-12)).to(x.dtype)
-        shrunk = (x + delta * per_image(factor, x)).clamp(0, 1)
-        return torch.where(per_image(size > self.eps, x), shrunk, x_adv)
+        return self._ball.project(x, x_adv, self.eps)
 
     def ascend(self, gradient: Tensor) -> Tensor:
-        """The unit step of steepest ascent for this norm, (B, ...); zero where `gradient` is."""
-        if self.norm == "linf":
-            return gradient.sign()
-        # Scaled by its largest entry first: the square of a tiny gradient would underflow.
-        peak = gradient.flatten(1).abs().amax(1)
-        gradient = gradient / per_image(peak.clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
-        return gradient / per_image(_l2(gradient).clamp(min=1e-12), gradient)
+        """A unit step of steep ascent for this norm, (B, ...); zero where `gradient` is.
+
+        The steepest one for Linf and L2. For L1 that would be a single number, so the step is
+        spread over the steepest few percent; for L0 it is the L2 step, and `project` chooses.
+        """
+        return self._ball.ascend(gradient)
+
+    def summit(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The point of the set where a loss with this constant gradient is highest, (B, ...).
+
+        Exact with the pixel range for Linf, L1 and L0; for L2 the range cuts the best of the ball.
+        """
+        return self._ball.summit(x, gradient, self.eps)
 
     def sample(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """A member of the set around `x`, uniform in the ball before the pixel range cuts it."""
-        if self.norm == "linf":
-            noise = 2 * uniform(x.shape, rng, x) - 1
-        else:
-            direction = torch.randn(x.shape, generator=rng, device=rng.device).to(x)
-            radius = uniform((len(x),), rng, x) ** (1 / x.shape[1:].numel())
-            noise = direction * per_image(radius / _l2(direction).clamp(min=1e-12), x)
-        return self.project(x, x + self.eps * noise)
+        return self.project(x, self._ball.sample(x, self.eps, rng))
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Size of each perturbation in this norm, (B,), pixel units."""
-        delta = x_adv - x
-        return delta.flatten(1).abs().amax(1) if self.norm == "linf" else _l2(delta)
+        """Size of each perturbation in this norm, (B,): pixel units, numbers changed for L0."""
+        return self._ball.size(x_adv - x)
 
     def contains(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Whether each image lies in the set, (B,) of bool.
 
-        Linf is checked bit for bit against the float32 bounds that `project` uses, L2 to
-        `L2_ROUNDING`. NaN lies nowhere.
+        Linf is checked bit for bit against the float32 bounds that `project` uses, the other norms
+        to `ROUNDING`. NaN lies nowhere.
         """
-        if self.norm == "linf":
-            lower, upper = self._box(x)
-            return ((x_adv >= lower) & (x_adv <= upper)).flatten(1).all(1)
-        in_range = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-        return in_range & (_l2(x_adv.double() - x.double()) <= self.eps * (1 + L2_ROUNDING))
+        return self._ball.contains(x, x_adv, self.eps)
 
-    def _box(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (x - self.eps).clamp(0, 1), (x + self.eps).clamp(0, 1)
-
-
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape (B,) to (B, 1, ..., 1) so that it broadcasts over `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def uniform(shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) drawn on the generator's device, placed where `like` is."""
-    return torch.rand(shape, generator=rng, device=rng.device).to(like)
-
-
-def _l2(delta: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
-    return size
+    @property
+    def _ball(self) -> Ball:
+        return BALLS[self.norm]

@@ -3,35 +3,98 @@
 import pytest
 
 from attacks import ATTACKS
-from attacks.profiles import PROFILES, label, labels
+from attacks.adaptive import WRAPPERS
+from attacks.cost import cost
+from attacks.profiles import PROFILES, AttackSpec, in_order, kind, label, labels
+from hardening.attack import facts
 from hardening.errors import ConfigError
-from hardening.spec import Spec, bind
+from hardening.spec import bind
+from hardening.threat import ThreatModel
+from hardening.verdict import MINIMUM
+
+NORMS = ("linf", "l2", "l1")
+
+
+def spent(spec):
+    """Passes of an image that withstands everything, in forwards; a backward costs two."""
+    passes = cost(spec, ThreatModel(norm="linf", eps=0.1))
+    return passes.forwards + 2 * passes.backwards
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_attack_of_a_profile_binds(profile):
-    for spec in PROFILES[profile]:
+    for spec in PROFILES[profile].attacks:
         bind(ATTACKS, spec)
+        for wrapper in spec.through:
+            bind(WRAPPERS, wrapper)
 
 
-def test_quick_is_two_losses_and_one_attack_without_gradients():
-    assert labels(PROFILES["quick"]) == ["apgd-ce", "apgd-dlr", "square"]
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_enough_for_what_is_due_against_any_model(profile, norm):
+    """Two losses and an attack without gradients, each with the effort its kind needs."""
+    specs = [s for s in PROFILES[profile].attacks if norm in facts(ATTACKS[s.name]).norms]
+    enough = []
+    for spec in specs:
+        passes, least = cost(spec, ThreatModel(norm=norm, eps=0.1)), MINIMUM[kind(spec, "float32")]
+        if passes.forwards >= least[0] and passes.backwards >= least[1]:
+            enough.append(spec)
+    assert {"white-box", "transfer", "gradient-free"} <= {kind(s, "float32") for s in enough}
+    assert len({s.params.get("loss") for s in enough if s.name == "apgd"}) >= 2
 
 
-def test_a_label_is_the_name_and_the_loss():
-    assert label(Spec(name="pgd", params={"loss": "margin", "steps": 3})) == "pgd-margin"
-    assert label(Spec(name="fgsm")) == "fgsm"
+def test_more_effort_costs_more():
+    quick, standard, full = (
+        sum(spent(spec) for spec in PROFILES[name].attacks if spec.sample is None)
+        for name in ("quick", "standard", "full")
+    )
+    assert quick < standard < full
+
+
+def test_full_is_the_composition_of_autoattack_and_more():
+    specs = {label(spec): spec for spec in PROFILES["full"].attacks}
+    assert specs["apgd-ce"].params["steps"] == 100
+    assert specs["apgd-dlr-targeted"].params["targets"] == 9
+    assert specs["fab"].params["targets"] == 9
+    assert specs["square"].params["queries"] == 5000
+    assert not any(specs[n].sample for n in ("apgd-ce", "apgd-dlr-targeted", "fab", "square"))
+
+
+def test_kinds_follow_from_what_an_attack_asks_and_of_whom():
+    assert kind(AttackSpec(name="apgd"), "float32") == "white-box"
+    assert kind(AttackSpec(name="apgd"), "int8") == "straight-through"
+    assert kind(AttackSpec(name="square"), "int8") == "gradient-free"
+    assert kind(AttackSpec(name="apgd", source="control"), "float32") == "transfer"
+    drawn = AttackSpec(name="apgd", through=[{"name": "expectation"}])
+    assert kind(drawn, "float32") == "expectation"
+
+
+def test_gradients_run_before_transfer_and_transfer_before_the_rest():
+    given = [
+        AttackSpec(name="square"),
+        AttackSpec(name="transfer", source="control"),
+        AttackSpec(name="pgd"),
+        AttackSpec(name="fgsm"),
+    ]
+    assert labels(in_order(given)) == ["pgd", "fgsm", "transfer from control", "square"]
+
+
+def test_a_label_says_the_name_the_loss_and_who_leads():
+    assert label(AttackSpec(name="pgd", params={"loss": "margin", "steps": 3})) == "pgd-margin"
+    assert label(AttackSpec(name="fgsm", source="parent")) == "fgsm from parent"
+    through = AttackSpec(name="apgd", through=[{"name": "expectation"}])
+    assert label(through) == "apgd through expectation"
 
 
 def test_labels_that_would_be_equal_carry_their_other_parameters():
     specs = [
-        Spec(name="pgd", params={"steps": 10, "restarts": 2}),
-        Spec(name="pgd", params={"steps": 20}),
-        Spec(name="fgsm"),
+        AttackSpec(name="pgd", params={"steps": 10, "restarts": 2}),
+        AttackSpec(name="pgd", params={"steps": 20}),
+        AttackSpec(name="fgsm"),
     ]
     assert labels(specs) == ["pgd restarts=2 steps=10", "pgd steps=20", "fgsm"]
 
 
 def test_the_same_attack_twice_is_refused():
     with pytest.raises(ConfigError, match="'square' twice"):
-        labels([Spec(name="square"), Spec(name="square")])
+        labels([AttackSpec(name="square"), AttackSpec(name="square")])

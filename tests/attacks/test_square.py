@@ -11,7 +11,7 @@ from hardening.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 8, 8), (3, 5, 9), (1, 1, 1), (2, 2, 3)]
 LARGE = SHAPES[:3]  # in fewer pixels a bump may cancel what is there
-EPS = {"linf": 0.1, "l2": 0.8}
+EPS = {"linf": 0.1, "l2": 0.8, "l1": 8}
 
 
 def uniform(x, seed=0):
@@ -80,24 +80,41 @@ def test_images_get_windows_of_their_own():
 
 
 @settings(deadline=None, max_examples=40)
-@given(shape=st.sampled_from(LARGE), area=st.floats(0.001, 1), seed=st.integers(0, 99))
-def test_l2_proposals_spend_the_whole_budget(shape, area, seed):
-    x, threat = inside(shape, seed), ThreatModel(norm="l2", eps=0.2)
-    scheme, draw = PROPOSALS["l2"], uniform(x, seed)
+@given(
+    norm=st.sampled_from(["l2", "l1"]),
+    shape=st.sampled_from(LARGE),
+    area=st.floats(0.001, 1),
+    seed=st.integers(0, 99),
+)
+def test_bumps_spend_the_whole_budget(norm, shape, area, seed):
+    x, threat = inside(shape, seed), ThreatModel(norm=norm, eps=0.2)
+    scheme, draw = PROPOSALS[norm], uniform(x, seed)
     point = scheme.start(threat, x, draw)
     for _ in range(3):
-        assert torch.allclose(threat.distance(x, point), torch.tensor(0.2))
+        assert torch.allclose(threat.distance(x, point), torch.tensor(0.2), rtol=1e-4)
         assert threat.contains(x, point).all()
         point = scheme.change(threat, x, point, area, draw(scheme.places + shape[0]))
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
-def test_a_bump_has_unit_norm_and_two_opposite_halves(side):
-    bump = _bump(side)
+def test_a_bump_has_unit_norm_and_two_opposite_halves(side, power):
+    bump = _bump(side, power)
     assert bump.shape == (side, side)
-    assert float(bump.norm()) == pytest.approx(1, abs=1e-6)
+    assert float(bump.flatten().norm(power)) == pytest.approx(1, abs=1e-6)
     assert (bump[: side // 2] > 0).all()
     assert (bump[side // 2 :] < 0).all()
+
+
+def test_l1_bumps_are_steeper():
+    """Of two neighbouring heights, the sums of 1/k^4 and of 1/k^2 from their distance on."""
+    for power, ratio in (
+        (1, (1 + 1 / 16 + 1 / 81) / (1 / 16 + 1 / 81)),
+        (2, (49 / 36) / (13 / 36)),
+    ):
+        column = _bump(5, power)[3:, 2]
+        peak = int(column.abs().argmax())
+        assert float(column[peak] / column[peak - 1]) == pytest.approx(ratio, rel=1e-5)
 
 
 def test_needs_no_gradients(norm, curved, images, rng):
@@ -107,7 +124,7 @@ def test_needs_no_gradients(norm, curved, images, rng):
     def answers(x):
         return torch.from_numpy(model(x).detach().numpy().round(2))
 
-    x_adv = square(answers, x, y, ThreatModel(norm=norm, eps=EPS[norm]), rng)
+    x_adv = square(answers, x, y, ThreatModel(norm=norm, eps=EPS[norm]), rng).x_adv
     assert (answers(x_adv).argmax(1) != y).sum() > 8
 
 
