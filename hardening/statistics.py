@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import sqrt
 
-from scipy.stats import binomtest, norm
+from scipy.stats import beta, binomtest, norm
 
 from hardening.evidence import Accuracy
 from hardening.spec import Record
@@ -27,6 +27,34 @@ def accuracy(correct: Sequence[bool]) -> Accuracy:
     lower = 0.0 if hits == 0 else max(0.0, centre - half)
     upper = 1.0 if hits == n else min(1.0, centre + half)
     return Accuracy(correct=hits, images=n, value=p, lower=lower, upper=upper)
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact interval of a probability that showed in `hits` of `n` draws (Clopper, Pearson 1934).
+
+    Each end alone is wrong with probability (1 - confidence) / 2 at most, for any truth: where a
+    proof hangs on it, Wilson's interval, right on average, is not enough.
+
+    Raises:
+        ValueError: There are no draws, more hits than draws, or no such confidence.
+    """
+    if not 0 <= hits <= n or n < 1 or not 0 < confidence < 1:
+        raise ValueError(f"got {hits} of {n} at confidence {confidence}, expected hits among draws")
+    tail = (1 - confidence) / 2
+    lower = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
+    upper = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return lower, upper
+
+
+def upper_bound_of_none(n: int, confidence: float = CONFIDENCE) -> float:
+    """Exact one-sided bound of a share that showed in none of `n` draws; about 3 / n at 95 %.
+
+    Raises:
+        ValueError: There are no draws.
+    """
+    if n < 1:
+        raise ValueError(f"got {n} draws, expected at least 1")
+    return float(1 - (1 - confidence) ** (1 / n))
 
 
 class Comparison(Record):
