@@ -1,103 +1,104 @@
-"""Signs that a robust accuracy may be wrong: what masked gradients look like from outside."""
+"""Signs that a robust accuracy may be wrong, read from what the attacks left behind."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
-from hardening.evidence import Alarm, AttackRow
+from hardening.diagnosis.catalogue import alarm, counted
+from hardening.diagnosis.limits import Limits
+from hardening.evidence import Accuracy, Alarm, AttackRow, Kind, Point
 
-WINS_LIMIT = 0.01
-"""Share of images that a weaker attack may break although no white-box attack does
-(Carlini et al. 2019, https://arxiv.org/abs/1902.06705, ask for very few instances)."""
+BORROWED: frozenset[Kind] = frozenset({"transfer", "gradient-free"})
+"""Kinds that do not follow the model's own gradients; all others are white-box."""
 
-ZERO_GRADIENT_LIMIT = 0.01
-LOSS_GAP_LIMIT = 0.10
-PARENT_LIMIT = 0.02
-UNCONFIRMED_LIMIT = 0.001
 
-_GRADIENT = {"white-box", "straight-through"}
+class Rounded(NamedTuple):
+    """Adversarial images that were stored with 8 bits a channel, and those that fool no more."""
+
+    successes: int
+    lost: int
 
 
 def alarms(
-    rows: Sequence[AttackRow], zero_gradients: float, correct: Sequence[bool]
+    rows: Sequence[AttackRow],
+    images: int,
+    *,
+    radii: Sequence[Point] = (),
+    rounded: Rounded | None = None,
+    parent: Accuracy | None = None,
+    limits: Limits,
 ) -> list[Alarm]:
-    """All alarms of one file, the quiet ones too.
+    """The alarms of one file that its rows and counts can tell, the quiet ones too.
 
     Args:
-        rows: One per attack, on the same images.
-        zero_gradients: Share of images whose margin gradient is exactly zero.
-        correct: Per image, whether the file gets the clean image right.
+        rows: One per attack, in the order they ran, on `images` images.
+        images: How many were evaluated.
+        radii: Robust accuracy at each radius on its own, before successes are carried upward.
+        rounded: What storing the adversarial images with 8 bits did.
+        parent: Robust accuracy of an int8 file's float parent on the same images.
+        limits: When each fires.
     """
-    found = [
-        _alarm(
-            "zero gradients",
-            zero_gradients,
-            ZERO_GRADIENT_LIMIT,
-            "share of images without any gradient: white-box attacks are blind there; "
-            "attack through a differentiable stand-in",
-        )
+    return [
+        _monotone(radii, limits),
+        _wins("gradient_free", "gradient-free", rows, images, limits),
+        _wins("transfer", "transfer", rows, images, limits),
+        _rounding(rounded, limits),
+        alarm("violations", 0, images, limits, "every success was checked"),
+        _unconfirmed(rows, images, limits),
+        _above_parent(parent, rows, images, limits),
     ]
-    found += [
-        _alarm(
-            f"{kind} beats white-box",
-            _wins(rows, kind),
-            WINS_LIMIT,
-            f"share of images that only a {kind} attack breaks: gradients mislead; "
-            "give the white-box attacks more steps, restarts or another loss",
-        )
-        for kind in ("gradient-free", "transfer")
-        if any(row.kind == kind for row in rows)
-    ]
-    by_loss = [row.accuracy.value for row in rows if row.kind in _GRADIENT and "loss" in row.params]
-    if len(by_loss) > 1:
-        found.append(
-            _alarm(
-                "losses disagree",
-                max(by_loss) - min(by_loss),
-                LOSS_GAP_LIMIT,
-                "accuracy under one loss minus accuracy under another: one of them is saturated; "
-                "believe the lower number and look at the logits' scale",
-            )
-        )
+
+
+def _monotone(radii: Sequence[Point], limits: Limits) -> Alarm:
+    """G9: the accuracy at a larger radius is not higher; one image is noise."""
+    curve = sorted(radii, key=lambda point: point.eps)
+    if len(curve) < 2:
+        return alarm("monotone", None, 0, limits, "fewer than two radii were attacked")
+    rises = {
+        f"from eps {low.eps:.3g} to {high.eps:.3g}": high.accuracy.correct - low.accuracy.correct
+        for low, high in pairwise(curve)
+    }
+    where = max(rises, key=lambda step: rises[step])
+    found = max(rises[where], 0)
+    n = curve[0].accuracy.images
+    return counted("monotone", found, n, limits, f"{found} of {n} {where}" if found else "")
+
+
+def _wins(key: str, kind: Kind, rows: Sequence[AttackRow], images: int, limits: Limits) -> Alarm:
+    """G10, G11: what fell to `kind` had withstood every gradient attack."""
+    gradient = [row for row in rows if row.kind not in BORROWED]
+    others = [row for row in rows if row.kind == kind]
+    if not gradient or not others:
+        missing = f"no {kind} attack ran" if gradient else "no gradient attack ran"
+        return alarm(key, None, 0, limits, missing)
+    blind = {image for row in others for image in row.fell}
+    found = len(blind.difference(*(row.fell for row in gradient)))
+    # A detector met a sample of what stood: its silence is about that sample.
+    n = max(row.attacked for row in others) if all(row.sampled for row in others) else images
+    by = ", ".join(f"{len(row.fell)} to {row.name}" for row in others if row.fell)
+    return counted(key, found, max(n, 1), limits, by)
+
+
+def _rounding(rounded: Rounded | None, limits: Limits) -> Alarm:
+    """G16: reported, never fires."""
+    if rounded is None or not rounded.successes:
+        return alarm("rounding", None, 0, limits, "no adversarial images were stored")
+    lost, n = rounded.lost, rounded.successes
+    return alarm("rounding", lost / n, n, limits, f"{lost} of {n}")
+
+
+def _unconfirmed(rows: Sequence[AttackRow], images: int, limits: Limits) -> Alarm:
+    """Another model's successes need no confirmation: not to transfer is no contradiction."""
     own = [row for row in rows if row.source == "file"]
-    found.append(
-        _alarm(
-            "unconfirmed successes",
-            max((row.unconfirmed for row in own), default=0) / len(correct),
-            UNCONFIRMED_LIMIT,
-            "share of images that fool the twin and not the session: the twin is not the file; "
-            "its attacks stop too early",
-        )
-    )
-    parent = [row for row in rows if row.source == "parent"]
-    if parent:
-        found.append(
-            _alarm(
-                "int8 above float",
-                _worst([row.survived for row in rows if row.kind != "gradient-free"])
-                - _worst([row.source_survived for row in parent]),
-                PARENT_LIMIT,
-                "robust accuracy of the int8 file minus that of its float parent under the same "
-                "attacks: rounding hides gradients, it does not harden",
-            )
-        )
-    return found
+    found = max((row.unconfirmed for row in own), default=0)
+    return counted("unconfirmed", found, images, limits)
 
 
-def _wins(rows: Sequence[AttackRow], kind: str) -> float:
-    """Share of images that an attack of `kind` breaks and no gradient attack does."""
-    gradient = [row.survived for row in rows if row.kind in _GRADIENT]
-    other = [row.survived for row in rows if row.kind == kind]
-    stands = [all(column) for column in zip(*gradient, strict=True)] if gradient else []
-    falls = [not all(column) for column in zip(*other, strict=True)]
-    if not gradient:
-        stands = [True] * len(falls)
-    return sum(a and b for a, b in zip(stands, falls, strict=True)) / len(falls)
-
-
-def _worst(columns: Sequence[Sequence[bool]]) -> float:
-    """Accuracy of the worst case per image."""
-    stands = [all(column) for column in zip(*columns, strict=True)]
-    return sum(stands) / len(stands)
-
-
-def _alarm(name: str, value: float, limit: float, meaning: str) -> Alarm:
-    return Alarm(name=name, fired=value > limit, value=value, limit=limit, meaning=meaning)
+def _above_parent(
+    parent: Accuracy | None, rows: Sequence[AttackRow], images: int, limits: Limits
+) -> Alarm:
+    if parent is None or not rows:
+        return alarm("int8", None, 0, limits, "not a quantized file")
+    own = min(row.accuracy.correct for row in rows)
+    detail = f"int8 {own}, float {parent.correct} of {images}"
+    return counted("int8", own - parent.correct, images, limits, detail)

@@ -1,130 +1,122 @@
 """Attack a file and believe nobody: every adversarial image is checked and run on the session.
 
-Shapes: N images, B of them at a time, C channels, H x W pixels, K classes.
+Shapes: N images, n of them attacked, C channels, H x W pixels, K classes.
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hardening.attack import Attack
+from hardening.attack import Attack, facts, stands
 from hardening.data import Labelled
-from hardening.errors import ModelError, NumericsError, ThreatViolation
+from hardening.deployed import Counted, unchanged
+from hardening.errors import DataError, ModelError, NumericsError, ThreatViolation
 from hardening.log import Log
 from hardening.threat import Model, ThreatModel
 
 BATCH = 64
-"""Images attacked together; larger batches leave a processor's cache and are slower."""
+"""Images a file sees at a time; larger batches leave a processor's cache and are slower."""
+
+GROUP_BYTES = 16 * 2**20
+"""Float images attacked in lockstep: bounds the memory whatever the number of images."""
 
 
 class Outcome(NamedTuple):
-    """What one attack did to N images; all tensors are (N, ...), on the CPU.
+    """What one attack did to the n images it met, at the places `attacked`; all on the CPU.
 
-    `survived` is the session's word. `stands_on_source` says which images the attacked model
-    itself still gets right, `fooled_source` which it got right before the attack and not after.
+    `x_adv` (n, C, H, W) are its proposals, `fooled` (n,) whether they fool the session, `step` and
+    `distance` (n,) when that first happened and how far it moved them. `unconfirmed` images fool
+    the source at the end and not the session. Passes are totals.
     """
 
-    survived: Tensor
-    stands_on_source: Tensor
-    fooled_source: Tensor
+    attacked: Tensor
     x_adv: Tensor
+    fooled: Tensor
+    step: Tensor
     distance: Tensor
+    unconfirmed: int
     forwards: int
     backwards: int
 
     @property
-    def unconfirmed(self) -> int:
-        """Images that fooled the attacked model and not the session."""
-        return int((self.fooled_source & self.survived).sum())
-
-
-class Deployed:
-    """A file under attack: the session answers, its twin answers where gradients are asked for."""
-
-    def __init__(self, session: Model, twin: Model) -> None:
-        self.session, self.twin = session, twin
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
-        return self.twin(x) if x.requires_grad else self.session(x)
-
-
-class Counted:
-    """A model that counts the images it has seen, forward and backward."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.forwards = self.backwards = 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
-        self.forwards += len(x)
-        logits = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+    def fell(self) -> Tensor:
+        """Places of the images that fooled the session, (m,)."""
+        return self.attacked[self.fooled]
 
 
 def run_attack(
     name: str,
     attack: Attack,
-    source: Model,
+    model: Model,
     session: Model,
     images: Labelled,
+    standing: Tensor,
     threat: ThreatModel,
     seed: int,
     log: Log,
+    budget: int = 1,
 ) -> Outcome:
-    """Run `attack` on `source` against each image the session gets right; the session judges.
+    """Run `attack` on `model` against the images at the places `standing` (n,); `session` judges.
+
+    Args:
+        budget: Forward passes of an image that never falls, for the progress bar.
 
     Raises:
         ThreatViolation: An adversarial image lies outside the threat model.
         NumericsError: A logit is not finite.
+        ModelFailure: The model raised, or changed itself.
+        DataError: The images are not in [0, 1].
     """
-    counted = Counted(source)
-    parts: list[tuple[Tensor, ...]] = []
-    with log.progress(name, len(images), "image") as advance:
-        fallen = 0
-        for index, (x, y) in enumerate(images.batches(BATCH)):
-            correct = predict(session, x) == y
-            x_adv = x.clone()
-            if correct.any():
-                rng = generator(seed, name, index)
-                x_adv[correct] = attack(counted, x[correct], y[correct], threat, rng).detach()
+    if not len(standing):
+        nothing = torch.zeros(0)
+        no_images = torch.zeros(0, *images.images.shape[1:])
+        return Outcome(standing, no_images, nothing.bool(), nothing.long(), nothing, 0, 0, 0)
+    parts = []
+    fallen = unconfirmed = 0
+    with unchanged(name, model), log.progress(name, len(standing) * budget, "pass") as advance:
+        counted = Counted(model, lambda count: advance(count, f"{fallen} fallen"))
+        for index, places in enumerate(_groups(attack, standing, images)):
+            part = images.take(places.to(images.labels.device))
+            x, y = _in_range(name, part.floats()), part.labels
+            found = attack(counted, x, y, threat, generator(seed, name, index))
+            x_adv = found.x_adv.detach()
             _check(name, threat, x, x_adv)
-            survived = correct & (predict(session, x_adv) == y)
-            before, after = _believed(source, x) == y, _believed(source, x_adv) == y
-            distance = threat.distance(x, x_adv)
-            parts.append((survived, before & after, before & ~after, x_adv, distance))
-            fallen += int((~survived).sum())
-            advance(len(y), f"{fallen} fallen")
-    joined = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-    survived, stands, fooled, x_adv, distance = joined
+            fooled = ~all_stand(session, Labelled(x_adv, y))
+            distance = threat.distance(x, x_adv).cpu()
+            parts.append((x_adv.cpu(), fooled, found.step.cpu(), distance))
+            unconfirmed += int((_believed(model, x_adv, y).cpu() & ~fooled).sum())
+            fallen += int(fooled.sum())
+    x_adv, fooled, step, distance = (torch.cat(column) for column in zip(*parts, strict=True))
     passes = counted.forwards, counted.backwards
-    return Outcome(survived, stands, fooled, x_adv, distance, *passes)
+    return Outcome(standing, x_adv, fooled, step, distance, unconfirmed, *passes)
 
 
-@torch.no_grad()
-def predict(model: Model, x: Tensor) -> Tensor:
-    """Predicted classes, (B,)."""
-    return finite(model(x)).argmax(1)
-
-
-@torch.no_grad()
-def _believed(source: Model, x: Tensor) -> Tensor:
-    """What the model whose gradients lead the attack predicts, (B,): the twin, not its session."""
-    return finite(source(x.detach().requires_grad_())).argmax(1)
+def joined(first: Outcome, second: Outcome) -> Outcome:
+    """Two outcomes of one attack on different images, as one."""
+    return Outcome(
+        *(torch.cat(pair) for pair in zip(first[:5], second[:5], strict=True)),  # type: ignore[arg-type]
+        *(a + b for a, b in zip(first[5:], second[5:], strict=True)),
+    )
 
 
 @torch.no_grad()
 def all_logits(model: Model, images: Labelled) -> Tensor:
-    """Logits (N, K) of all images, in order."""
+    """Logits (N, K) of all images, in order, on the CPU."""
     return torch.cat([finite(model(x)).cpu() for x, _ in images.batches(BATCH)])
+
+
+@torch.no_grad()
+def all_stand(model: Model, images: Labelled) -> Tensor:
+    """Whether `model` classifies each image rightly, (N,) of bool, on the CPU.
+
+    A model with its own way to judge (a random one asks itself often, a detector rejects) has it.
+    """
+    return torch.cat(
+        [stands(model, x, finite(model(x)), y.to(x.device)).cpu() for x, y in images.batches(BATCH)]
+    )
 
 
 def finite(logits: Tensor) -> Tensor:
@@ -152,55 +144,37 @@ def check_logits(name: str, logits: Tensor, classes: int) -> None:
         )
 
 
-def zero_gradients(model: Model, images: Labelled) -> float:
-    """Share of images at which the gradient of the margin is exactly zero: a sign of masking."""
-    zero = 0
-    for x, y in images.batches(BATCH):
-        inputs = x.clone().requires_grad_()
-        with torch.enable_grad():
-            logits = model(inputs)
-            right = logits.gather(1, y[:, None]).squeeze(1)
-            others = logits.scatter(1, y[:, None], float("-inf")).amax(1)
-            (gradient,) = torch.autograd.grad((right - others).sum(), inputs)
-        zero += int((gradient.flatten(1).abs().amax(1) == 0).sum())
-    return zero / len(images)
-
-
-def curve(
-    attack: Attack,
-    source: Model,
-    session: Model,
-    images: Labelled,
-    threat: ThreatModel,
-    factors: tuple[float, ...],
-    seed: int,
-    log: Log,
-) -> Tensor:
-    """The smallest of `factors` at which each image falls, (N,); infinity where none is enough.
-
-    Factors multiply eps. Successes are carried upward: an image that fell at a smaller radius is
-    not attacked again, and an image that is wrong already falls at 0.
-    """
-    falls_at = torch.full((len(images),), float("inf"))
-    correct = all_logits(session, images).argmax(1) == images.labels.cpu()
-    falls_at[~correct] = 0.0
-    for factor in sorted(factors):
-        standing = falls_at.isinf().nonzero().squeeze(1)
-        if not len(standing):
-            break
-        scaled = threat.scaled(factor)
-        name = f"eps {scaled.eps:.3g}"
-        part = images.take(standing)
-        outcome = run_attack(name, attack, source, session, part, scaled, seed, log)
-        falls_at[standing[~outcome.survived]] = factor
-    return falls_at
-
-
 def generator(seed: int, *parts: object) -> torch.Generator:
     """A generator whose stream depends on `seed` and on what it is for, and on nothing else."""
     text = "/".join(str(part) for part in (seed, *parts))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return torch.Generator().manual_seed(number % 2**63)
+
+
+def _groups(attack: Attack, standing: Tensor, images: Labelled) -> Iterator[Tensor]:
+    """The places in lockstep groups; all of them in one for an attack on the whole."""
+    if facts(attack).whole:
+        yield standing
+        return
+    size = max(BATCH, GROUP_BYTES // (4 * images.images[0].numel()))
+    for start in range(0, len(standing), size):
+        yield standing[start : start + size]
+
+
+def _in_range(name: str, x: Tensor) -> Tensor:
+    """`x` as it is, or a DataError: eps is in units of the range [0, 1]."""
+    if len(x) and not (x.amin() >= 0 and x.amax() <= 1):
+        got = f"[{float(x.amin()):.4g}, {float(x.amax()):.4g}]"
+        raise DataError(f"{name}: got images in {got}, expected [0, 1]")
+    return x
+
+
+def _believed(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the model whose gradients lead the attack is fooled itself, (n,) bool."""
+    answers = [
+        finite(model(part.detach().requires_grad_()).detach()).argmax(1) for part in x.split(BATCH)
+    ]
+    return torch.cat(answers) != y
 
 
 def _check(name: str, threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:

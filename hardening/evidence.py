@@ -9,11 +9,13 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from hardening.spec import Record
-from hardening.threat import ThreatModel
+from hardening.threat import Norm, ThreatModel
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
-Kind = Literal["white-box", "gradient-free", "transfer", "straight-through"]
+Kind = Literal[
+    "white-box", "straight-through", "expectation", "bpda", "joint", "transfer", "gradient-free"
+]
 """How an attack gets at a model; a defense names the kinds that are due against it."""
 
 
@@ -27,38 +29,64 @@ class Accuracy(Record):
     upper: float
 
 
+class Fooling(Record):
+    """Shares of images whose label changes, right or wrong before.
+
+    Under one perturbation for all, fitted on other images, and under random noise of the same norm.
+    """
+
+    universal: float
+    noise: float
+
+
 class AttackRow(Record):
     """What one attack achieved on the file, every success confirmed by the session.
 
-    `source` names the model whose gradients or scores led the attack: the file itself (its twin)
-    or the float parent; `source_survived` is what that model itself kept, per image, and
-    `source_accuracy` its share. `survived` says, per evaluated image, whether the file stayed
-    correct. `unconfirmed` images fooled the source and not the session.
-    `forwards` and `backwards` are per image.
+    Attacks run one after the other, each on the images that still stand: gradients first, then
+    transfer, then attacks without gradients. So what falls to a row had withstood those above it.
+    `source` names the model whose gradients or scores led the attack: `file` (its twin) or another
+    one. `fell` are the images that fell to it, `step` the forward passes each had seen by then
+    and `distance` how far each was moved. `accuracy` is what stands after it, of all images.
+    A `sampled` row is a detector: in some shard it met only a sample of the images that stood, none
+    of which fell there.
+    `unconfirmed` images fool the source and not the session; `lost_in_8_bits` are those that fell
+    and would not have when stored with 8 bits a channel. Passes are per attacked image:
+    `budget_forwards` and `budget_backwards` for one that never falls, `forwards` and `backwards`
+    as spent.
     """
 
     name: str
     attack: str
     params: dict[str, JsonValue]
-    source: Literal["file", "parent"]
+    source: str
+    through: list[dict[str, JsonValue]] = Field(default_factory=list)
     kind: Kind
     accuracy: Accuracy
-    survived: list[bool]
-    mean_distance: float | None
+    attacked: int
+    sampled: bool
+    fell: list[int]
+    step: list[int]
+    distance: list[float]
     unconfirmed: int
-    source_accuracy: float
-    source_survived: list[bool] = Field(default_factory=list)
+    lost_in_8_bits: int
+    fooling: Fooling | None = None
     forwards: float
     backwards: float
+    budget_forwards: int
+    budget_backwards: int
     seconds: float
-    adversarial: str
+    adversarial: list[str]
 
 
 class Point(Record):
-    """One point of the curve: robust accuracy at `eps`, successes carried upward."""
+    """One point of the curve: robust accuracy at `eps`, successes carried upward.
+
+    The last point of a curve is `unbounded`: any change within the pixel range.
+    """
 
     eps: float
     accuracy: Accuracy
+    unbounded: bool = False
 
 
 class Latency(Record):
@@ -84,13 +112,31 @@ class Parity(Record):
 
 
 class Alarm(Record):
-    """A sign that a robust accuracy may be wrong; `fired` ones make the verdict fail."""
+    """A sign that a robust accuracy may be wrong; `fired` ones make the verdict fail.
 
+    `gate` is its number in the catalogue, `value` what was measured on `images` images (none where
+    the gate does not apply), `detail` the figures behind it, `meaning` and `advice` say what a
+    reader should think and do.
+    """
+
+    gate: str
     name: str
     fired: bool
     value: float | None
     limit: float
+    images: int
     meaning: str
+    advice: str
+    detail: str = ""
+
+
+class ChecklistItem(Record):
+    """One item of Carlini et al.'s checklist (https://arxiv.org/abs/1902.06705) on this run."""
+
+    item: str
+    section: Literal["severe", "pitfalls", "special"]
+    state: Literal["passed", "failed", "not run", "to state"]
+    text: str
 
 
 class File(Record):
@@ -118,10 +164,64 @@ class Example(Record):
     adversarial_confidence: float
 
 
+class Certificate(Record):
+    """A lower bound of robust accuracy that no attack can undercut.
+
+    `subject` says of what: the file, or the smoothed classifier, which is another one: only a
+    certificate of the file may be held against attacks on the file. `certified` images are
+    classified rightly at every point within `eps` of `norm`, the threat model's; `abstained` ones
+    are those of which the method says nothing. `radii` are certified radii in `radius_norm`, 0 for
+    images without one. `text` is what a reader must know; `figures` are the method's numbers.
+    """
+
+    method: str
+    subject: Literal["file", "smoothed classifier"]
+    text: str
+    norm: Norm
+    eps: float
+    certified: list[bool]
+    abstained: list[bool]
+    accuracy: Accuracy
+    radius_norm: Norm
+    radii: list[float]
+    figures: dict[str, float]
+
+
+class Distances(Record):
+    """How far the nearest adversarial image found is, per image of a sample: none where unknown.
+
+    0 for an image that is wrong as it is. An upper bound on the true distance, in the threat's
+    norm.
+    """
+
+    attack: str
+    params: dict[str, JsonValue]
+    values: list[float | None]
+
+
+class Survey(Record):
+    """Accuracy under changes beyond the threat model; reported beside the headline, not in it."""
+
+    survey: str
+    params: dict[str, JsonValue]
+    conditions: dict[str, Accuracy]
+    seconds: float
+
+
+class Decision(Record):
+    """A gate's robust accuracy decided before all images were attacked, at an error level."""
+
+    limit: float
+    error: float
+    images: int
+    of: int
+    models: dict[str, str]
+
+
 class Evidence(Record):
     """Everything measured on one exported file.
 
-    `survived` is the worst case per image: correct under every attack, and not fallen at a radius
+    `survived` is the worst case per image: correct, fallen to no attack, and not fallen at a radius
     up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to suffice).
     """
 
@@ -139,7 +239,11 @@ class Evidence(Record):
     survived: list[bool]
     falls_at: list[float | None] = Field(default_factory=list)
     curve: list[Point]
+    distances: Distances | None = None
+    surveys: list[Survey] = Field(default_factory=list)
+    certificates: list[Certificate] = Field(default_factory=list)
     alarms: list[Alarm]
+    checklist: list[ChecklistItem] = Field(default_factory=list)
     latency: list[Latency]
     training_seconds: float
     examples: list[Example]
@@ -161,7 +265,7 @@ class DataFacts(Record):
 class RunEvidence(Record):
     """Everything one run measured, on one set of images."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     seed: int
     config: dict[str, JsonValue]
@@ -170,27 +274,5 @@ class RunEvidence(Record):
     images: int
     image_indices_sha256: str
     environment: dict[str, str]
+    decision: Decision | None = None
     models: dict[str, Evidence]
-
-
-def contradiction(run: RunEvidence) -> str:
-    """What in `run` does not follow from its own per-image outcomes; empty when all does.
-
-    A verdict reads totals: totals that were edited, or cut off from their images, are no evidence.
-    """
-    if "control" not in run.models:
-        return "models: got no control, expected the unhardened model"
-    for name, model in run.models.items():
-        columns = [row.survived for row in model.attacks]
-        columns.append([fall is None or fall > 1 for fall in model.falls_at])
-        if {len(column) for column in (*columns, model.correct, model.survived)} != {run.images}:
-            return f"models.{name}: expected {run.images} outcomes for every attack"
-        if model.survived != [all(column) for column in zip(*columns, strict=True)]:
-            return f"models.{name}.survived: is not the worst case over its attacks"
-        for field, outcomes in (("clean", model.correct), ("robust", model.survived)):
-            said: Accuracy = getattr(model, field)
-            if (said.correct, said.images) != (sum(outcomes), len(outcomes)) or (
-                said.value != said.correct / said.images
-            ):
-                return f"models.{name}.{field}: got {said.value}, its images say otherwise"
-    return ""

@@ -12,7 +12,18 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -155,9 +166,17 @@ def _meanings(doc: str) -> dict[str, str]:
 
 
 def _type_name(hint: Any) -> str:
-    name = str(hint) if getattr(hint, "__args__", None) else getattr(hint, "__name__", str(hint))
-    literal = re.search(r"Literal\[(.*)\]", name)
-    return literal.group(1).replace("'", "") if literal else name
+    """A type as a user reads it: `int`, `ce, dlr`, `list of int`, `float | None`."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is Literal:
+        return ", ".join(map(str, inner))
+    if origin in {tuple, list}:
+        return f"list of {_type_name(inner[0])}"
+    if origin in {Union, UnionType}:
+        return " | ".join(map(_type_name, inner))
+    return "None" if hint is NoneType else getattr(hint, "__name__", str(hint))
 
 
 def _at(where: str) -> str:

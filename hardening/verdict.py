@@ -4,10 +4,22 @@ from math import isfinite
 
 from pydantic import Field
 
-from hardening.evidence import Evidence, RunEvidence
+from hardening.evidence import AttackRow, Evidence, Kind, RunEvidence
 from hardening.spec import Record
 from hardening.statistics import Comparison, compare
 from hardening.threat import Number
+
+MINIMUM: dict[Kind, tuple[int, int]] = {
+    "white-box": (20, 20),
+    "straight-through": (20, 20),
+    "expectation": (20, 20),
+    "bpda": (20, 20),
+    "joint": (20, 20),
+    "transfer": (10, 10),
+    "gradient-free": (100, 0),
+}
+"""Forward and backward passes that an attack must be ready to spend on one image to count as one
+of its kind: a due attack is not met by a token one."""
 
 
 class Gate(Record):
@@ -104,14 +116,21 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
 
 
 def missing_attacks(model: Evidence) -> list[str]:
-    """The kinds of attack that are due against `model` and did not run.
+    """The kinds of attack that are due against `model` and did not run with enough effort.
 
-    A straight-through attack is the white-box attack on a quantized file.
+    A straight-through attack is the white-box attack on a quantized file, and an attack by
+    expectation that on a random model.
     """
-    ran = {row.kind for row in model.attacks}
-    if "straight-through" in ran:
+    ran = {row.kind for row in model.attacks if is_serious(row)}
+    if ran & {"straight-through", "expectation"}:
         ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]
+
+
+def is_serious(row: AttackRow) -> bool:
+    """Whether an attack was ready to spend what its kind needs at least."""
+    forwards, backwards = MINIMUM[row.kind]
+    return row.budget_forwards >= forwards and row.budget_backwards >= backwards
 
 
 def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:

@@ -42,19 +42,22 @@ def split(
 
 
 def choose(test: TestData, images: int, seed: int) -> Tensor:
-    """Sorted indices (n,) of `images` test images, every class in proportion; 0 means all.
+    """Indices (n,) of `images` test images in random order, every class in proportion; 0: all.
+
+    In random order, so that any first part of them is a fair sample of them, too.
 
     Raises:
         ConfigError: `images` is negative.
     """
     if images < 0:
         raise ConfigError(f"images: got {images}, expected a number of test images, or 0 for all")
-    if images == 0 or images >= len(test.test):
-        return torch.arange(len(test.test))
     rng = torch.Generator().manual_seed(seed)
+    if images == 0 or images >= len(test.test):
+        return torch.randperm(len(test.test), generator=rng)
     labels = test.test.labels
     counts = labels.bincount(minlength=len(test.classes))
-    return _draw(labels, _shares(counts, images, rng), rng).nonzero().flatten()
+    chosen = _draw(labels, _shares(counts, images, rng), rng).nonzero().flatten()
+    return chosen[torch.randperm(len(chosen), generator=rng)]
 
 
 def _cut(

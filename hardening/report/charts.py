@@ -1,4 +1,4 @@
-"""The three charts of a report as SVG markup: bars, curves, a scatter."""
+"""The charts of a report as SVG markup: bars, lines, a scatter."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 from hardening.evidence import Accuracy
 from hardening.report import numbers, svg
 from hardening.report.labels import Anchor, Box, place
+from hardening.report.svg import Scale
 
 BAR_WIDTH, BAR_STEP = 340.0, 46.0
 WIDTH, HEIGHT = 460.0, 330.0
@@ -24,11 +25,27 @@ class Bar(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A model's accuracy at growing eps."""
+    """A model's line of shares, and the points on it that carry a sign and a 95 % interval."""
 
     label: str
     style: int
-    points: Sequence[tuple[float, Accuracy]]
+    line: Sequence[tuple[float, float]]
+    measured: Sequence[tuple[float, Accuracy]]
+
+
+class Axes(NamedTuple):
+    """What a line chart draws against what, from 0 up to `furthest`."""
+
+    x: str
+    y: str
+    furthest: float
+
+
+class Limit(NamedTuple):
+    """A vertical line at `at`, and what it says."""
+
+    at: float
+    text: str
 
 
 class Spot(NamedTuple):
@@ -63,31 +80,32 @@ def bars(title: str, entries: Sequence[Bar]) -> str:
     return svg.figure(BAR_WIDTH, len(entries) * BAR_STEP - 6, label, parts)
 
 
-def curve(series: Sequence[Series], eps: float) -> str:
-    """Robust accuracy against eps; `eps` of the gate is marked by a vertical line."""
-    furthest = max([eps, *(point for s in series for point, _ in s.points)]) * 1.03
-    x, y = Scale(0, furthest, PLOT.left, PLOT.right), Scale(0, 1, PLOT.bottom, PLOT.top)
+def lines(axes: Axes, series: Sequence[Series], limit: Limit | None = None) -> str:
+    """Shares between 0 and 100 % against a number; what lies beyond the x axis is cut off."""
+    x, y = Scale(0, axes.furthest, PLOT.left, PLOT.right), Scale(0, 1, PLOT.bottom, PLOT.top)
     parts = _axes(
-        [(x(t), f"{t:g}") for t in svg.ticks(0, furthest)],
+        [(x(t), f"{t:g}") for t in svg.ticks(0, axes.furthest)],
         [(y(t), f"{100 * t:g} %") for t in svg.ticks(0, 1)],
-        ("eps", "robust accuracy"),
+        (axes.x, axes.y),
     )
-    side, shift = ("end", -5) if x(eps) > (PLOT.left + PLOT.right) / 2 else ("start", 5)
-    parts.append(svg.line(x(eps), PLOT.top, x(eps), PLOT.bottom, "limit"))
-    parts.append(svg.text(x(eps) + shift, 14, f"threat: eps {numbers.radius(eps)}", "note", side))
+    if limit is not None:
+        side, shift = ("end", -5) if x(limit.at) > (PLOT.left + PLOT.right) / 2 else ("start", 5)
+        parts.append(svg.line(x(limit.at), PLOT.top, x(limit.at), PLOT.bottom, "limit"))
+        parts.append(svg.text(x(limit.at) + shift, PLOT.top - 10, limit.text, "note", side))
     for one in series:
         css = svg.colour(one.style)
-        parts.append(
-            svg.path([(x(e), y(a.value)) for e, a in one.points], f"line {css}", one.style)
-        )
-        for e, a in one.points:
-            parts.append(svg.line(x(e), y(a.lower), x(e), y(a.upper), f"range {css}"))
-            parts.append(svg.mark(x(e), y(a.value), one.style))
+        shown = [(x(at), y(share)) for at, share in _until(one.line, axes.furthest)]
+        parts.append(svg.path(shown, f"line {css}", one.style))
+        for at, a in one.measured:
+            parts.append(svg.line(x(at), y(a.lower), x(at), y(a.upper), f"range {css}"))
+            parts.append(svg.mark(x(at), y(a.value), one.style))
     said = [
-        f"{s.label}: " + ", ".join(f"{numbers.percent(a.value)} at {e:.4g}" for e, a in s.points)
-        for s in series
+        f"{one.label}: "
+        + ", ".join(f"{numbers.percent(a.value)} at {at:.4g}" for at, a in one.measured)
+        for one in series
     ]
-    return svg.figure(WIDTH, HEIGHT, "Robust accuracy against eps. " + "; ".join(said), parts)
+    label = f"{axes.y} against {axes.x}. {'; '.join(said)}"
+    return svg.figure(WIDTH, HEIGHT, label, parts)
 
 
 def scatter(spots: Sequence[Spot]) -> str:
@@ -139,20 +157,6 @@ def swatch(style: int) -> str:
     return f'<svg viewBox="0 0 34 14" aria-hidden="true">{"".join(content)}</svg>'
 
 
-class Scale(NamedTuple):
-    """A linear map of numbers to coordinates."""
-
-    lower: float
-    upper: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Where `value` is drawn."""
-        share = (value - self.lower) / (self.upper - self.lower)
-        return self.start + share * (self.end - self.start)
-
-
 def _span(measured: Sequence[Accuracy]) -> tuple[float, float]:
     """Twentieths around all intervals, at least a fifth of the range wide."""
     lower = int(min(a.lower for a in measured) * 20) / 20
@@ -176,6 +180,14 @@ def _axes(
     parts.append(svg.text(middle, HEIGHT - 8, titles[0], "title", "middle"))
     parts.append(svg.text(2, 12, titles[1], "title"))
     return parts
+
+
+def _until(line: Sequence[tuple[float, float]], furthest: float) -> list[tuple[float, float]]:
+    """The part of a falling line up to `furthest`, drawn on to there when points lie beyond."""
+    inside = [point for point in line if point[0] <= furthest]
+    if len(inside) == len(line) or not inside:
+        return inside
+    return [*inside, (furthest, inside[-1][1])]
 
 
 def _whisker(left: float, right: float, y: float) -> list[str]:

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from hardening.evidence import AttackRow, Evidence, RunEvidence
-from hardening.report import charts, numbers
+from hardening.report import charts, numbers, words
 from hardening.report.summary import ordered, robust
-
-SOURCES = {"file": "led by the file", "parent": "led by its float parent"}
 
 
 class Panel(NamedTuple):
@@ -47,59 +45,41 @@ def unplaced(run: RunEvidence) -> list[str]:
 
 
 def attack_panels(run: RunEvidence) -> list[Panel]:
-    """Accuracy without attack, under each attack, and in the worst case; bars of all models."""
+    """Accuracy without attack, after each attack in turn, and in the end; bars of all models."""
     models, known = ordered(run), styles(run)
     clean = [charts.Bar(m.name, known[m.name], m.clean) for m in models]
     worst = [charts.Bar(m.name, known[m.name], robust(m), numbers.NOT_EVALUATED) for m in models]
     panels = [Panel("No attack", "clean accuracy", charts.bars("No attack", clean))]
-    for name in dict.fromkeys(row.name for model in models for row in model.attacks):
+    for name in words.attack_names(models):
         rows = {m.name: next((r for r in m.attacks if r.name == name), None) for m in models}
-        entries = [
-            charts.Bar(label, known[label], row.accuracy if row else None, "did not run")
-            for label, row in rows.items()
-        ]
-        panels.append(Panel(name, _remark(rows), charts.bars(f"Under {name}", entries)))
+        entries = [_after(m, known[m.name], rows[m.name]) for m in models]
+        panels.append(Panel(name, _remark(rows), charts.bars(f"After {name}", entries)))
     worst_case = charts.bars("Worst case over all attacks", worst)
     return [*panels, Panel("Worst case", "robust accuracy: all attacks, per image", worst_case)]
 
 
-def curve(run: RunEvidence) -> str:
-    """Robust accuracy against eps, or nothing when there is no curve to show."""
-    known = styles(run)
-    series = [
-        charts.Series(m.name, known[m.name], [(point.eps, point.accuracy) for point in m.curve])
-        for m in ordered(run)
-        if m.curve and robust(m)
-    ]
-    return charts.curve(series, run.threat.eps) if series else ""
-
-
-def scatter(run: RunEvidence) -> str:
-    """Clean against robust accuracy, or nothing when no model has a robust accuracy."""
+def scatter(run: RunEvidence) -> list[Panel]:
+    """Clean against robust accuracy, when a model has a robust accuracy."""
     known = styles(run)
     spots = [
         charts.Spot(model.name, known[model.name], model.clean, measured)
         for model in ordered(run)
         if (measured := robust(model))
     ]
-    return charts.scatter(spots) if spots else ""
+    remark = "up and to the right is better; the axes need not start at 0"
+    return [Panel("Clean against robust", remark, charts.scatter(spots))] if spots else []
 
 
-def curve_numbers(models: list[Evidence]) -> list[tuple[str, list[str]]]:
-    """The points of the curves as text: eps, and one cell a model."""
-    steps = sorted({point.eps for model in models for point in model.curve})
-    return [(numbers.radius(eps), [_at(model, eps) for model in models]) for eps in steps]
-
-
-def _at(model: Evidence, eps: float) -> str:
+def _after(model: Evidence, style: int, row: AttackRow | None) -> charts.Bar:
+    """What stands after the last attack is the robust accuracy: it is shown where that may be."""
+    if row is None:
+        return charts.Bar(model.name, style, None, "did not run")
     if robust(model) is None:
-        return numbers.NOT_EVALUATED
-    found = next((point for point in model.curve if point.eps == eps), None)
-    return numbers.accuracy(found.accuracy) if found else numbers.NOT_MEASURED
+        return charts.Bar(model.name, style, None, numbers.NOT_EVALUATED)
+    return charts.Bar(model.name, style, row.accuracy)
 
 
 def _remark(rows: Mapping[str, AttackRow | None]) -> str:
     ran = [row for row in rows.values() if row]
-    kinds = dict.fromkeys(row.kind for row in ran)
-    sources = dict.fromkeys(SOURCES[row.source] for row in ran)
-    return f"{', '.join(kinds)}; {', '.join(sources)}"
+    kinds = ", ".join(dict.fromkeys(row.kind for row in ran))
+    return f"{kinds}; a sample of what stood" if any(row.sampled for row in ran) else kinds

@@ -2,17 +2,17 @@
 
 from typing import NamedTuple, get_args
 
-from hardening.evidence import Evidence, Kind, RunEvidence
+from hardening.evidence import Alarm, Evidence, Kind, RunEvidence
 from hardening.report import numbers
 from hardening.statistics import compare
-from hardening.verdict import Check, Verdict, missing_attacks
+from hardening.verdict import Check, Verdict, is_serious, missing_attacks
 
 
 class Cell(NamedTuple):
-    """What was found, the word for it, and a remark."""
+    """What was found, the word for it, and a remark; any may be empty."""
 
     text: str
-    status: str
+    status: str = ""
     note: str = ""
 
 
@@ -68,22 +68,41 @@ def gate_matrix(run: RunEvidence, verdict: Verdict) -> Matrix:
 
 
 def alarm_matrix(models: list[Evidence]) -> Matrix:
-    """Every alarm of every model: value, limit, fired or quiet."""
-    keys = dict.fromkeys((a.name, a.meaning, a.limit) for m in models for a in m.alarms)
+    """Every alarm of every model: value, limit, fired or quiet; advice where one fired."""
+    keys = dict.fromkeys((a.gate, a.name) for m in models for a in m.alarms)
     rows = []
-    for name, meaning, limit in keys:
-        cells = []
-        for model in models:
-            same = (
-                a for a in model.alarms if (a.name, a.meaning, a.limit) == (name, meaning, limit)
-            )
-            alarm = next(same, None)
-            if alarm is None:
-                cells.append(Cell("", "not applied"))
-            else:
-                cells.append(Cell(numbers.plain(alarm.value), "fired" if alarm.fired else "quiet"))
-        rows.append(Line(name, meaning, numbers.plain(limit), cells))
+    for gate, name in sorted(keys, key=_catalogued):
+        found = [next((a for a in m.alarms if a.name == name), None) for m in models]
+        ran = [alarm for alarm in found if alarm is not None]
+        text = ran[0].meaning
+        if any(alarm.fired for alarm in ran):
+            text = f"{text.rstrip('.')}. What to do: {ran[0].advice}"
+        limits = dict.fromkeys(numbers.plain(alarm.limit) for alarm in ran)
+        head = f"{gate} {name}" if _number(gate) else name
+        rows.append(Line(head, text, ", ".join(limits), [*map(_alarm_cell, found)]))
     return Matrix([model.name for model in models], rows)
+
+
+def _catalogued(key: tuple[str, str]) -> tuple[int, str]:
+    """Gates by number, those without one after them."""
+    return (_number(key[0]) or 99, key[1])
+
+
+def _number(gate: str) -> int:
+    """5 of `G5`, 0 of a gate that has a name for a number."""
+    number = gate.removeprefix("G")
+    return int(number) if number.isdigit() else 0
+
+
+def _alarm_cell(alarm: Alarm | None) -> Cell:
+    if alarm is None:
+        return Cell("", "not applied")
+    if alarm.value is None:
+        return Cell("", "not applicable", alarm.detail)
+    images = f"on {numbers.count(alarm.images)} images"
+    told = alarm.detail.endswith(f"of {alarm.images}")
+    note = alarm.detail if told else "; ".join(filter(None, (alarm.detail, images)))
+    return Cell(numbers.plain(alarm.value), "fired" if alarm.fired else "quiet", note)
 
 
 def due_matrix(models: list[Evidence]) -> Matrix:
@@ -92,7 +111,8 @@ def due_matrix(models: list[Evidence]) -> Matrix:
     for kind in get_args(Kind):
         cells = []
         for model in models:
-            ran = ", ".join(row.name for row in model.attacks if row.kind in _means(kind))
+            answers = [row for row in model.attacks if row.kind in _means(kind)]
+            ran = ", ".join(row.name for row in answers if is_serious(row))
             if kind in missing_attacks(model):
                 cells.append(Cell("due", numbers.NOT_EVALUATED))
             elif ran:
@@ -105,7 +125,8 @@ def due_matrix(models: list[Evidence]) -> Matrix:
 
 def _means(kind: Kind) -> set[Kind]:
     """The kinds that answer `kind`: straight-through is white-box on a quantized file."""
-    return {"white-box", "straight-through"} if kind == "white-box" else {kind}
+    also: dict[Kind, set[Kind]] = {"white-box": {"straight-through", "expectation"}}
+    return {kind} | also.get(kind, set())
 
 
 def _check_cell(run: RunEvidence, model: str, check: Check | None) -> Cell:

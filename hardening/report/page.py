@@ -1,6 +1,5 @@
 """One HTML file that shows a run: no network, no script, opened from disk."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +9,21 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from hardening.evidence import AttackRow, RunEvidence
-from hardening.report import figures, matrices, numbers, pictures, summary, words
+from hardening.evidence import RunEvidence
+from hardening.report import (
+    carlini,
+    cascade,
+    curves,
+    figures,
+    matrices,
+    nearest,
+    numbers,
+    pictures,
+    proofs,
+    summary,
+    surveys,
+    words,
+)
 from hardening.report.pictures import Picture
 from hardening.verdict import Gate, Verdict
 
@@ -29,6 +41,8 @@ TONES = {
     "failed": "bad",
     "fired": "bad",
     "alarm": "bad",
+    "contradiction": "bad",
+    "not run": "warn",
     numbers.NOT_EVALUATED: "warn",
 }
 
@@ -52,7 +66,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(interval=_interval, yaml=_yaml, short=_short, markup=Markup)
+    environment.filters.update(interval=_interval, yaml=_yaml, markup=Markup)
     models = summary.ordered(run)
     return environment.get_template("template.html.j2").render(
         run=run,
@@ -66,12 +80,20 @@ def render(
         words=words,
         numbers=numbers,
         figures=figures,
+        curves=curves,
+        nearest=nearest,
+        proofs=proofs,
+        proven=any(model.certificates for model in models),
+        surveys=surveys.overviews(run),
+        checklist=carlini.sections(models),
+        cascade_matrix=cascade.cascade_matrix(models),
+        fooling_matrix=cascade.fooling_matrix(models),
         gate_matrix=matrices.gate_matrix(run, verdict),
         alarm_matrix=matrices.alarm_matrix(models),
         due_matrix=matrices.due_matrix(models),
         gallery=_gallery(run, gallery),
         artifacts=[(title, at, _link(at)) for title, at in artifacts.items()],
-        cost=_cost,
+        cascade=cascade,
     )
 
 
@@ -122,23 +144,6 @@ def _card(run: RunEvidence, picture: Picture, factor: int) -> dict[str, object]:
     }
 
 
-def _cost(row: AttackRow) -> list[str]:
-    """What an attack used and found, as the cells of its row."""
-    distance = row.mean_distance
-    return [
-        row.kind,
-        f"{row.source}, which kept {numbers.percent(row.source_accuracy)}",
-        json.dumps(row.params),
-        numbers.accuracy(row.accuracy),
-        "none" if distance is None else numbers.plain(distance),
-        numbers.count(row.unconfirmed),
-        f"{row.forwards:,.1f}",
-        f"{row.backwards:,.1f}",
-        numbers.seconds(row.seconds),
-        row.adversarial,
-    ]
-
-
 def _interval(text: str) -> Markup:
     """A number, and below it the interval in small print."""
     number, bracket, rest = text.partition(" [")
@@ -149,10 +154,6 @@ def _interval(text: str) -> Markup:
 
 def _yaml(value: object) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
-
-
-def _short(digest: str) -> str:
-    return digest[:12]
 
 
 def _link(at: str) -> str:

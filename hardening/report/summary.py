@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hardening.evidence import Accuracy, Evidence, RunEvidence
+from hardening.evidence import Accuracy, Alarm, Evidence, RunEvidence
 from hardening.report import numbers, words
 from hardening.report.matrices import Matrix, gate_matrix
 from hardening.statistics import compare
@@ -165,13 +165,20 @@ def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def _fired(run: RunEvidence) -> list[str]:
     found = [
-        f"- **{_escape(model.name)}**: {_escape(alarm.name)} {numbers.plain(alarm.value)}, limit "
-        f"{numbers.plain(alarm.limit)}: {_escape(alarm.meaning)}"
+        f"- **{_escape(model.name)}**: {_escape(_alarm(alarm))}"
         for model in ordered(run)
         for alarm in model.alarms
         if alarm.fired
     ]
     return ["### Alarms that fired", "", *found, ""] if found else []
+
+
+def _alarm(alarm: Alarm) -> str:
+    return (
+        f"{alarm.gate} {alarm.name} {numbers.plain(alarm.value)}, limit "
+        f"{numbers.plain(alarm.limit)}, on {numbers.count(alarm.images)} images: "
+        f"{alarm.meaning.rstrip('.')}. What to do: {alarm.advice.rstrip('.')}."
+    )
 
 
 def _one_line(text: str) -> str:

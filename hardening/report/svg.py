@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from math import floor, log10
+from typing import NamedTuple
 
 COLOURS = 8
 DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2")
@@ -24,6 +25,20 @@ CORNERS = {
     ),
 }
 """Corners of the signs, in units of their size."""
+
+
+class Scale(NamedTuple):
+    """A linear map of numbers to coordinates."""
+
+    lower: float
+    upper: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Where `value` is drawn."""
+        share = (value - self.lower) / (self.upper - self.lower)
+        return self.start + share * (self.end - self.start)
 
 
 def figure(width: float, height: float, label: str, content: Sequence[str]) -> str:

@@ -1,18 +1,23 @@
 """A run and its verdict in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from hardening.evidence import Evidence, RunEvidence
+from hardening.evidence import Decision, Evidence, Kind, RunEvidence
 from hardening.report import numbers
 from hardening.threat import ThreatModel
 from hardening.verdict import Gate, Judgement, Verdict, missing_attacks
 
 THREATS = {
     "linf": "every pixel value may change by at most {radius} of the range (Linf)",
+    "l1": "the changes of all pixel values of an image, in [0, 1], may add up to {radius} (L1)",
+    "l0": "at most {radius} values of an image may change, by any amount (L0)",
     "l2": "the change of an image, as one vector of pixel values in [0, 1], "
     "may be at most {radius} long (L2)",
 }
 
+
+RANKS: dict[Kind, int] = {"transfer": 1, "gradient-free": 2}
+"""Kinds of attack that come after those by the model's own gradients."""
 
 FAILURES = 4
 """Models whose failures are told in a sentence; the tables have them all."""
@@ -79,11 +84,23 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
         ("Dataset", f"{run.data.name}, {len(run.data.classes)} classes, images of {shape}"),
         ("Threat", threat(run.threat)),
         ("Images", f"{numbers.count(run.images)} of the test split, the same for every model"),
-        ("Attacks", ", ".join(attack_names(run)) or "none"),
+        ("Attacks", ", ".join(attack_names(run.models.values())) or "none"),
     ]
+    if run.decision is not None:
+        rows.insert(4, ("Decided", decided(run.decision)))
     if candidates:
         rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
     return rows
+
+
+def decided(decision: Decision) -> str:
+    """That not all images were attacked, and why that was enough."""
+    return (
+        f"after {numbers.count(decision.images)} of {numbers.count(decision.of)} images in random "
+        f"order at error level {decision.error:g}: on which side of the gate's "
+        f"{numbers.percent(decision.limit)} robust accuracy lies; every number here is of these "
+        f"{numbers.count(decision.images)}"
+    )
 
 
 def limits(gate: Gate) -> str:
@@ -93,9 +110,13 @@ def limits(gate: Gate) -> str:
     return "The gate sets no limits: only due attacks and alarms were checked."
 
 
-def attack_names(run: RunEvidence) -> list[str]:
-    """Names of all attacks that ran on any model, in the order they ran."""
-    return list(dict.fromkeys(row.name for m in run.models.values() for row in m.attacks))
+def attack_names(models: Iterable[Evidence]) -> list[str]:
+    """Names of all attacks that ran on any model, in the order of a cascade: gradients come first.
+
+    Models need not have met the same attacks, so the first one's order is not all of it.
+    """
+    kinds = {row.name: row.kind for model in models for row in model.attacks}
+    return sorted(kinds, key=lambda name: RANKS.get(kinds[name], 0))
 
 
 def class_name(run: RunEvidence, label: int) -> str:

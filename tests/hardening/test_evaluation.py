@@ -2,19 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
 
 from attacks import ATTACKS
+from hardening.attack import Found, describes
 from hardening.data import Labelled
-from hardening.errors import ModelError, NumericsError, ThreatViolation
+from hardening.errors import DataError, ModelError, ModelFailure, NumericsError, ThreatViolation
 from hardening.evaluation import (
-    Counted,
-    Deployed,
+    GROUP_BYTES,
     all_logits,
     check_logits,
-    curve,
     generator,
+    joined,
     run_attack,
-    zero_gradients,
 )
 from hardening.log import Silent
 from hardening.threat import ThreatModel
@@ -28,13 +28,24 @@ def plane(x, at=0.5):
     return torch.stack([-margin, margin], dim=1)
 
 
-def bright(x, y, threat):
-    return (x + threat.eps).clamp(0, 1)
+class Plane(nn.Module):
+    """The same plane, as a module that can count its own calls."""
+
+    def __init__(self, counting):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.counting = counting
+
+    def forward(self, x):
+        if self.counting:
+            self.calls += 1
+        return plane(x)
 
 
-def attack_by(change):
+def attack_by(change, whole=False):
+    @describes("gradients", norms=("linf",), whole=whole)
     def attack(model, x, y, threat, rng, /):
-        return change(x, y, threat)
+        return Found(change(x, y, threat), torch.full((len(x),), -1))
 
     return attack
 
@@ -45,20 +56,37 @@ def images(*means):
     return Labelled(x, torch.ones(len(means), dtype=torch.long))
 
 
-def run(attack, source=plane, session=plane, data=None):
-    data = data or images(0.55, 0.55, 0.8, 0.4)
-    return run_attack("test", attack, source, session, data, THREAT, 0, Silent())
+def run(attack, model=plane, session=plane, data=None, standing=None):
+    data = images(0.55, 0.55, 0.8) if data is None else data
+    standing = torch.arange(len(data)) if standing is None else torch.tensor(standing)
+    return run_attack("test", attack, model, session, data, standing, THREAT, 0, Silent())
 
 
 def test_an_image_falls_exactly_when_the_border_is_within_eps():
     outcome = run(ATTACKS["pgd"])
-    assert outcome.survived.tolist() == [False, False, True, False]
+    assert outcome.fooled.tolist() == [True, True, False]
+    assert outcome.fell.tolist() == [0, 1]
 
 
-def test_an_image_that_is_wrong_already_is_not_attacked_and_does_not_survive():
-    outcome = run(attack_by(lambda x, _y, _threat: x))
-    assert outcome.survived.tolist() == [True, True, True, False]
-    assert outcome.distance[3] == 0
+def test_only_the_images_that_stand_are_attacked():
+    outcome = run(ATTACKS["pgd"], standing=[1, 2])
+    assert outcome.attacked.tolist() == [1, 2]
+    assert outcome.fell.tolist() == [1]
+    assert len(outcome.x_adv) == 2
+
+
+def test_an_attack_on_nothing_costs_nothing():
+    outcome = run(ATTACKS["pgd"], standing=[])
+    assert len(outcome.fell) == 0
+    assert (outcome.forwards, outcome.backwards) == (0, 0)
+
+
+def test_step_and_distance_say_when_and_how_far_an_image_fell():
+    outcome = run(ATTACKS["pgd"])
+    assert (outcome.step[:2] > 0).all()
+    assert outcome.step[2] == -1
+    assert (outcome.distance[:2] >= 0.05).all()
+    assert (outcome.distance <= 0.1 + 1e-6).all()
 
 
 @pytest.mark.parametrize(
@@ -71,39 +99,55 @@ def test_an_image_that_is_wrong_already_is_not_attacked_and_does_not_survive():
     ids=["too far", "out of range", "not a number"],
 )
 def test_an_image_outside_the_threat_model_voids_the_attack(change):
-    with pytest.raises(ThreatViolation, match="test: 3 of 4 images"):
+    with pytest.raises(ThreatViolation, match="test: 3 of 3 images"):
         run(attack_by(change))
 
 
 def test_only_the_session_says_whether_an_image_fell():
     """The attacked model errs at 0.7, the file that ships at 0.5."""
-    outcome = run(ATTACKS["pgd"], source=lambda x: plane(x, at=0.7), data=images(0.75, 0.72))
-    assert outcome.survived.tolist() == [True, True]
-    assert outcome.fooled_source.tolist() == [True, True]
+    outcome = run(ATTACKS["pgd"], model=lambda x: plane(x, at=0.7), data=images(0.75, 0.72))
+    assert outcome.fooled.tolist() == [False, False]
     assert outcome.unconfirmed == 2
 
 
 def test_a_success_that_the_attacked_model_did_not_see_counts():
     outcome = run(
-        attack_by(lambda x, _y, threat: x - 0.9 * threat.eps), source=lambda x: plane(x, at=0.1)
+        attack_by(lambda x, _y, threat: x - 0.9 * threat.eps), model=lambda x: plane(x, at=0.1)
     )
-    assert outcome.survived.tolist() == [False, False, True, False]
+    assert outcome.fooled.tolist() == [True, True, False]
 
 
 def test_a_model_that_answers_nan_is_an_error_not_robust():
     def broken(x):
         return plane(x) * torch.where(x.flatten(1).mean(1) < 0.5, float("nan"), 1.0)[:, None]
 
-    with pytest.raises(NumericsError, match="NaN"):
-        run(ATTACKS["pgd"], source=broken, session=broken)
+    with pytest.raises(NumericsError, match="finite"):
+        run(ATTACKS["pgd"], model=broken, session=broken)
 
 
-def test_a_model_that_raises_is_an_error_not_robust():
+def test_a_model_that_raises_in_the_middle_is_an_error_not_robust():
+    calls = []
+
     def broken(x):
-        raise RuntimeError("out of memory")
+        calls.append(len(x))
+        if len(calls) > 3:
+            raise RuntimeError("out of memory")
+        return plane(x)
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run(ATTACKS["pgd"], source=broken)
+    with pytest.raises(ModelFailure, match="raised RuntimeError on 3 images: out of memory"):
+        run(ATTACKS["pgd"], model=broken, data=images(0.9, 0.9, 0.9))
+
+
+def test_a_model_that_changes_itself_is_an_error_not_robust():
+    run(ATTACKS["pgd"], model=Plane(counting=False))
+    with pytest.raises(ModelFailure, match="test: the model changed 'calls' of itself"):
+        run(ATTACKS["pgd"], model=Plane(counting=True))
+
+
+def test_images_in_another_range_are_refused():
+    data = Labelled(images(0.5).images * 255, torch.ones(1, dtype=torch.long))
+    with pytest.raises(DataError, match=r"got images in \[127.5, 127.5\], expected \[0, 1\]"):
+        run(ATTACKS["pgd"], data=data)
 
 
 def test_results_depend_on_the_seed_only():
@@ -118,41 +162,32 @@ def test_what_an_attack_costs_is_counted():
     assert outcome.forwards >= 2
 
 
-def test_the_session_answers_where_no_gradient_is_asked_for():
-    asked = []
+def test_many_images_are_attacked_in_groups_of_bounded_memory():
+    sizes = []
+    side = 512
+    count = 2 + max(64, GROUP_BYTES // (4 * side * side))
 
-    def named(name):
-        def model(x):
-            asked.append(name)
-            return plane(x)
+    def change(x, _y, _threat):
+        sizes.append(len(x))
+        return x
 
-        return model
-
-    deployed = Deployed(named("session"), named("twin"))
-    deployed(torch.rand(2, 1, 4, 4))
-    deployed(torch.rand(2, 1, 4, 4).requires_grad_())
-    assert asked == ["session", "twin"]
-
-
-def test_a_twin_that_disagrees_with_its_session_is_counted():
-    """The twin errs below 0.7, the session below 0.5: the attack stops where the twin falls."""
-    deployed = Deployed(plane, lambda x: plane(x, at=0.7))
-    outcome = run(ATTACKS["pgd"], source=deployed, data=images(0.75, 0.9))
-    assert outcome.survived.tolist() == [True, True]
-    assert outcome.unconfirmed == 1
+    x = torch.full((1, 1, side, side), 0.9).expand(count, -1, -1, -1)
+    run(attack_by(change), data=Labelled(x, torch.ones(count, dtype=torch.long)))
+    assert sizes == [count - 2, 2]
+    sizes.clear()
+    run(attack_by(change, whole=True), data=Labelled(x, torch.ones(count, dtype=torch.long)))
+    assert sizes == [count]
 
 
-def test_counting_changes_nothing():
-    x = torch.rand(5, 1, 4, 4)
-    assert torch.equal(Counted(plane)(x), plane(x))
-
-
-def test_the_curve_carries_successes_upward():
-    data = images(0.52, 0.58, 0.68, 0.9, 0.3)
-    falls = curve(
-        ATTACKS["apgd"], plane, plane, data, THREAT, (0.5, 1.0, 2.0), 0, Silent()
-    ).tolist()
-    assert falls == [0.5, 1.0, 2.0, float("inf"), 0.0]
+def test_two_outcomes_of_one_attack_join():
+    data = images(0.55, 0.8, 0.55)
+    both = joined(
+        run(ATTACKS["pgd"], standing=[0], data=data),
+        run(ATTACKS["pgd"], standing=[1, 2], data=data),
+    )
+    assert both.attacked.tolist() == [0, 1, 2]
+    assert both.fell.tolist() == [0, 2]
+    assert both.forwards > 0
 
 
 def test_probabilities_are_refused():
@@ -164,12 +199,6 @@ def test_probabilities_are_refused():
 def test_another_number_of_classes_is_refused():
     with pytest.raises(ModelError, match="got 2 outputs, expected 10"):
         check_logits("file", plane(torch.rand(6, 1, 4, 4)), 10)
-
-
-def test_a_model_without_gradients_is_seen():
-    data = images(0.6, 0.7, 0.8, 0.9)
-    assert zero_gradients(plane, data) == 0
-    assert zero_gradients(lambda x: plane((x * 4).round() / 4), data) == 1
 
 
 def test_logits_come_in_the_order_of_the_images():

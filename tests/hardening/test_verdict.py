@@ -2,6 +2,7 @@
 
 import hashlib
 from math import inf, nan
+from typing import get_args
 
 import pytest
 
@@ -11,13 +12,14 @@ from hardening.evidence import (
     DataFacts,
     Evidence,
     File,
+    Kind,
     Latency,
     Parity,
     RunEvidence,
 )
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
-from hardening.verdict import Gate, judge, missing_attacks
+from hardening.verdict import MINIMUM, Gate, is_serious, judge, missing_attacks
 
 IMAGES = 200
 
@@ -31,7 +33,10 @@ def outcomes(hits, *, start=0):
     return [start <= index < start + hits for index in range(IMAGES)]
 
 
-def attack(kind="white-box", hits=100):
+def attack(kind="white-box", hits=100, *, clean=190, budget=(100, 100)):
+    """A row that left `hits` of `clean` images standing, by an attack that could spend `budget`."""
+    forwards, backwards = budget
+    fell = [*range(hits, clean)]
     return AttackRow(
         name=kind,
         attack="apgd",
@@ -39,14 +44,32 @@ def attack(kind="white-box", hits=100):
         source="file",
         kind=kind,
         accuracy=accuracy(outcomes(hits)),
-        survived=outcomes(hits),
-        mean_distance=0.1,
+        attacked=clean,
+        sampled=False,
+        fell=fell,
+        step=[1] * len(fell),
+        distance=[0.1] * len(fell),
         unconfirmed=0,
-        source_accuracy=hits / IMAGES,
+        lost_in_8_bits=0,
         forwards=20,
         backwards=20,
+        budget_forwards=forwards,
+        budget_backwards=backwards,
         seconds=1,
-        adversarial=digest(kind),
+        adversarial=[digest(kind)],
+    )
+
+
+def alarm(*, fired=False, value=0.0):
+    return Alarm(
+        gate="G5",
+        name="zero gradients",
+        fired=fired,
+        value=value,
+        limit=0.01,
+        images=64,
+        meaning="blind",
+        advice="look",
     )
 
 
@@ -71,11 +94,11 @@ def model(name, role="candidate", *, clean=190, robust=100, start=0, **changes):
         "twin_parity": parity,
         "clean": accuracy(outcomes(clean)),
         "correct": outcomes(clean),
-        "attacks": [attack(hits=robust)],
+        "attacks": [attack(hits=robust, clean=clean)],
         "robust": accuracy(outcomes(robust, start=start)),
         "survived": outcomes(robust, start=start),
         "curve": [],
-        "alarms": [Alarm(name="zero gradients", fired=False, value=0, limit=0.01, meaning="")],
+        "alarms": [alarm()],
         "latency": [Latency(batch=1, p50_ms=2.0, p95_ms=3.0)],
         "training_seconds": 0,
         "examples": [],
@@ -161,7 +184,7 @@ def test_limits_that_are_not_given_are_not_checked():
 
 
 def test_one_fired_alarm_fails_unless_the_gate_allows_it():
-    fired = [Alarm(name="zero gradients", fired=True, value=0.5, limit=0.01, meaning="blind")]
+    fired = [alarm(fired=True, value=0.5)]
     masked = model("masked", robust=190, alarms=fired)
 
     verdict = judge(run(control(), masked), Gate())
@@ -186,6 +209,56 @@ def test_a_straight_through_attack_is_the_white_box_attack_of_a_quantized_file()
 
     assert missing_attacks(int8) == []
     assert missing_attacks(model("a", due=["straight-through"])) == ["straight-through"]
+
+
+def test_an_attack_by_expectation_is_the_white_box_attack_of_a_random_model():
+    random = model("random", due=["white-box"], attacks=[attack("expectation")])
+
+    assert missing_attacks(random) == []
+    assert missing_attacks(model("a", due=["expectation"])) == ["expectation"]
+
+
+def test_what_is_borrowed_stands_for_no_attack_by_the_models_own_gradients():
+    borrowed = model("a", attacks=[attack("transfer"), attack("gradient-free")])
+
+    assert missing_attacks(borrowed) == ["white-box"]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_token_attack_does_not_meet_what_is_due(kind):
+    forwards, backwards = MINIMUM[kind]
+    enough = attack(kind, budget=(forwards, backwards))
+    tokens = [attack(kind, budget=(forwards - 1, backwards + 1000))]
+    if backwards:
+        tokens.append(attack(kind, budget=(forwards + 1000, backwards - 1)))
+
+    assert is_serious(enough)
+    assert missing_attacks(model("a", due=[kind], attacks=[enough])) == []
+    assert not any(map(is_serious, tokens))
+    for token in tokens:
+        judged = judge(run(control(), model("a", due=[kind], attacks=[token])), Gate())
+        assert (judged.passed, judged.judgements[0].status) == (False, "NOT EVALUATED")
+
+
+def test_effort_is_what_an_attack_was_ready_to_spend_not_what_it_spent():
+    early = attack(budget=(100, 100)).model_copy(update={"forwards": 1.3, "backwards": 0.3})
+
+    assert is_serious(early)
+
+
+def test_two_token_attacks_do_not_make_a_serious_one():
+    tokens = [attack(budget=(15, 15)), attack("expectation", hits=99, clean=100, budget=(15, 15))]
+
+    assert missing_attacks(model("a", attacks=tokens)) == ["white-box"]
+
+
+@pytest.mark.parametrize(("kind", "least"), [("white-box", 10), ("gradient-free", 100)])
+def test_the_least_effort_is_no_formality(kind, least):
+    assert MINIMUM[kind][0] >= least
+
+
+def test_an_alarm_that_does_not_apply_does_not_fail():
+    assert passes(model("a", alarms=[alarm(value=None)]))
 
 
 def test_a_gain_inside_the_noise_is_no_gain():
@@ -272,7 +345,7 @@ def test_evidence_without_a_control_is_refused():
 
 def test_evidence_read_back_from_json_gives_the_identical_verdict():
     champion = model("champion", "champion", robust=90)
-    fired = [Alarm(name="zero gradients", fired=True, value=None, limit=0.01, meaning="")]
+    fired = [alarm(fired=True, value=0.5)]
     evidence = run(
         control(), model("a", robust=133), model("b", robust=131, alarms=fired), champion
     )

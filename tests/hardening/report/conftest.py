@@ -6,17 +6,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hardening.checklist import checklist
+from hardening.diagnosis import catalogue
+from hardening.diagnosis.limits import Limits
 from hardening.evidence import (
-    Alarm,
     AttackRow,
+    Certificate,
     DataFacts,
+    Decision,
+    Distances,
     Evidence,
     Example,
     File,
+    Fooling,
     Latency,
     Parity,
     Point,
     RunEvidence,
+    Survey,
 )
 from hardening.report.pictures import Picture
 from hardening.statistics import accuracy
@@ -24,7 +31,19 @@ from hardening.threat import ThreatModel
 from hardening.verdict import Gate
 
 IMAGES = 200
-KINDS = {"apgd-ce": "white-box", "apgd-dlr": "white-box", "square": "gradient-free"}
+KINDS = {
+    "apgd-ce": "white-box",
+    "apgd-dlr": "white-box",
+    "transfer from control": "transfer",
+    "square": "gradient-free",
+}
+FAMILIES = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
+    "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+    "jpeg_compression",
+)  # fmt: skip
+DUE = ["white-box", "gradient-free"]
+BUDGETS = {"white-box": (101, 100), "transfer": (50, 50), "gradient-free": (501, 0)}
 
 
 def digest(text):
@@ -36,34 +55,60 @@ def outcomes(share):
     return [index < round(share * IMAGES) for index in range(IMAGES)]
 
 
-def attack(name, share, *, kind=None, source="file"):
-    return AttackRow(
-        name=name,
-        attack=name.split("-")[0],
-        params={"steps": 20, "loss": "ce"},
-        source=source,
-        kind=kind or KINDS[name],
-        accuracy=accuracy(outcomes(share)),
-        survived=outcomes(share),
-        mean_distance=0.0731,
-        unconfirmed=2,
-        source_accuracy=share,
-        forwards=21.5,
-        backwards=20.0,
-        seconds=12.3,
-        adversarial=digest(f"adversarial {name}"),
-    )
+def attack(name, before, after, **changes):
+    """The row of an attack that lowered the accuracy from one share to another."""
+    kind = changes.get("kind", KINDS.get(name, "white-box"))
+    forwards, backwards = BUDGETS[kind]
+    fell = [*range(round(after * IMAGES), round(before * IMAGES))]
+    fields = {
+        "name": name,
+        "attack": name.split("-")[0].split(" ")[0],
+        "params": {"steps": 20, "loss": "ce"},
+        "source": "control" if kind == "transfer" else "file",
+        "kind": kind,
+        "accuracy": accuracy(outcomes(after)),
+        "attacked": round(before * IMAGES),
+        "sampled": False,
+        "fell": fell,
+        # Most fall at once, the last one at half the budget.
+        "step": [1 + int(forwards / 2 * (n / len(fell)) ** 4) for n in range(len(fell))],
+        "distance": [0.0731] * len(fell),
+        "unconfirmed": 2,
+        "lost_in_8_bits": 1,
+        "forwards": 21.5,
+        "backwards": 20.0,
+        "budget_forwards": forwards,
+        "budget_backwards": backwards,
+        "seconds": 12.3,
+        "adversarial": [digest(f"adversarial {name}")],
+    }
+    return AttackRow(**{**fields, **changes})
+
+
+def cascade(clean, **shares):
+    """Rows one after the other, by what stands after each; `_` in a name is a blank or a dash."""
+    rows, before = [], clean
+    for key, after in shares.items():
+        name = next(each for each in KINDS if each.replace(" ", "_").replace("-", "_") == key)
+        rows.append(attack(name, before, after))
+        before = after
+    return rows
+
+
+def falls(correct, survived):
+    """At eps itself, all of them that fell."""
+    return [None if s else 1.0 if c else 0.0 for c, s in zip(correct, survived, strict=True)]
 
 
 def model(name, role="candidate", *, clean=0.97, robust=0.6, **changes):
-    attacks = [attack(each, min(1, robust + 0.01 * n)) for n, each in enumerate(KINDS)]
+    shares = {"apgd_ce": min(clean, robust + 0.02), "apgd_dlr": min(clean, robust + 0.01)}
     curve = [0.0, 0.05, 0.1, 0.15]
-    shares = [clean, (clean + robust) / 2, robust, robust / 2]
+    on_it = [clean, (clean + robust) / 2, robust, robust / 2]
     fields = {
         "name": name,
         "role": role,
         "defenses": [{"name": "trades", "params": {"epochs": 5}}] if role == "candidate" else [],
-        "due": ["white-box", "gradient-free"],
+        "due": DUE,
         "file": File(
             sha256=digest(name),
             bytes=412_345,
@@ -82,17 +127,18 @@ def model(name, role="candidate", *, clean=0.97, robust=0.6, **changes):
         ),
         "clean": accuracy(outcomes(clean)),
         "correct": outcomes(clean),
-        "attacks": attacks,
+        "attacks": cascade(clean, **shares, square=robust),
         "robust": accuracy(outcomes(robust)),
         "survived": outcomes(robust),
+        "falls_at": falls(outcomes(clean), outcomes(robust)),
         "curve": [
-            Point(eps=eps, accuracy=accuracy(outcomes(share)))
-            for eps, share in zip(curve, shares, strict=True)
+            *(
+                Point(eps=eps, accuracy=accuracy(outcomes(share)))
+                for eps, share in zip(curve, on_it, strict=True)
+            ),
+            Point(eps=1.0, accuracy=accuracy(outcomes(0)), unbounded=True),
         ],
-        "alarms": [
-            alarm("gradient-free beats gradients", fired=False, value=0.004),
-            alarm("zero gradients", fired=False, value=0.0),
-        ],
+        "alarms": [alarm("gradient_free", 0.0), alarm("zero_gradients", 0.0)],
         "latency": [
             Latency(batch=1, p50_ms=0.213, p95_ms=0.342),
             Latency(batch=32, p50_ms=2.31, p95_ms=3.18),
@@ -103,14 +149,9 @@ def model(name, role="candidate", *, clean=0.97, robust=0.6, **changes):
     return Evidence(**{**fields, **changes})
 
 
-def alarm(name, *, fired, value):
-    return Alarm(
-        name=name,
-        fired=fired,
-        value=value,
-        limit=0.02,
-        meaning="share of images where the blind attack succeeds and the informed one fails",
-    )
+def alarm(key, value, *, images=128, detail=""):
+    """An alarm of the catalogue at its default limit."""
+    return catalogue.alarm(key, value, images, Limits(), detail)
 
 
 def run(*models, name="digits", classes=None, shape=(1, 8, 8), eps=0.1, **changes):
@@ -150,11 +191,10 @@ def full(**changes):
         clean=0.96,
         robust=0.575,
         file=small.model_copy(update={"sha256": digest("int8")}),
-        due=["white-box", "gradient-free", "transfer"],
-        attacks=[
-            *(attack(each, 0.58 + 0.01 * n) for n, each in enumerate(KINDS)),
-            attack("apgd-ce-transfer", 0.61, kind="transfer", source="parent"),
-        ],
+        due=[*DUE, "transfer"],
+        attacks=cascade(
+            0.96, apgd_ce=0.6, apgd_dlr=0.59, transfer_from_control=0.585, square=0.575
+        ),
     )
     champion = model("champion", "champion", clean=0.955, robust=0.47)
     return run(control(), model("tuned", clean=0.965, robust=0.595), int8, champion, **changes)
@@ -173,12 +213,98 @@ def gate(**limits):
 
 def not_attacked(name="tuned-int8", **changes):
     """A candidate against which gradient-free and transfer attacks are due and did not run."""
-    return model(
-        name,
-        due=["white-box", "gradient-free", "transfer"],
-        attacks=[attack("apgd-ce", 0.873)],
-        **{"robust": 0.865, **changes},
+    clean, robust = changes.pop("clean", 0.97), changes.pop("robust", 0.865)
+    attacks = cascade(clean, apgd_ce=robust)
+    due = [*DUE, "transfer"]
+    return model(name, clean=clean, robust=robust, **{"due": due, "attacks": attacks, **changes})
+
+
+def everything():
+    """Control and two candidates with all that an evaluation can leave behind."""
+    tuned = model(
+        "tuned",
+        clean=0.965,
+        robust=0.595,
+        attacks=[
+            *cascade(0.965, apgd_ce=0.62, apgd_dlr=0.605),
+            attack(
+                "fab", 0.605, 0.605, kind="white-box", attacked=50, sampled=True, adversarial=[]
+            ),
+            attack("universal", 0.605, 0.6, fooling=Fooling(universal=0.213, noise=0.031)),
+            attack("square", 0.6, 0.595),
+        ],
+        alarms=alarms(masked=False),
+        **additions(0.93, 0.12),
     )
+    masked = model(
+        "tuned-int8", clean=0.96, robust=0.575, alarms=alarms(masked=True), **additions(0.9, 0.11)
+    )
+    decision = Decision(limit=0.5, error=0.01, images=IMAGES, of=1000, models={"tuned": "above"})
+    models = (control(**additions(0.95, 0.02)), tuned, masked)
+    return run(*map(checked, models), decision=decision)
+
+
+def checked(evidence):
+    """`evidence` with its checklist, of which the user stated one item."""
+    stated = {"prior work": "nobody attacked these digits before"}
+    items = checklist(evidence, ThreatModel(norm="linf", eps=0.1), stated)
+    return evidence.model_copy(update={"checklist": items})
+
+
+def alarms(*, masked):
+    """One of each gate: quiet, fired where the model is `masked`, or not applicable."""
+    fired = {"zero_gradients": 0.31, "unbounded": 0.043} if masked else {}
+    quiet = dict.fromkeys(catalogue.GATES, 0.0) | {"losses": 0.0234, "rounding": 0.12}
+    missing = {"int8": "not a quantized file", "transfer": "no transfer attack ran"}
+    return [
+        alarm(key, None if key in missing else fired.get(key, value), detail=missing.get(key, ""))
+        for key, value in quiet.items()
+    ]
+
+
+def additions(share, near):
+    """Distances, surveys and certificates of a model."""
+    return {
+        "distances": Distances(
+            attack="fmn",
+            params={"steps": 100},
+            values=[0.0, 0.0, None, *(near * (0.2 + n / 30) for n in range(61))],
+        ),
+        "surveys": [corruptions(share), spatial(share)],
+        "certificates": [certificate("file", near / 4), certificate("smoothed classifier", 0.7)],
+    }
+
+
+def corruptions(share):
+    conditions = {
+        f"{family} {severity}": accuracy(outcomes(share * (1 - n * severity / 90)))
+        for n, family in enumerate(FAMILIES)
+        for severity in range(1, 6)
+    }
+    return Survey(survey="corruptions", params={}, conditions=conditions, seconds=9.1)
+
+
+def spatial(share):
+    names = ("rotation", "translation", "worst of 10", "worst of grid")
+    conditions = {name: accuracy(outcomes(share - n / 5)) for n, name in enumerate(names)}
+    return Survey(survey="spatial", params={"degrees": 20}, conditions=conditions, seconds=3.2)
+
+
+def certificate(subject, share, **changes):
+    fields = {
+        "method": "interval" if subject == "file" else "smoothing",
+        "subject": subject,
+        "text": f"proven of the {subject} for every point of linf eps 0.1",
+        "norm": "linf",
+        "eps": 0.1,
+        "certified": outcomes(share),
+        "abstained": [not proven for proven in outcomes(share)],
+        "accuracy": accuracy(outcomes(share)),
+        "radius_norm": "linf" if subject == "file" else "l2",
+        "radii": [0.1 * proven for proven in outcomes(share)],
+        "figures": {"sigma": 0.25, "n": 1000.0},
+    }
+    return Certificate(**{**fields, **changes})
 
 
 def pictures(run_evidence, *, count=3, eps=0.1):
@@ -204,12 +330,16 @@ def pictures(run_evidence, *, count=3, eps=0.1):
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made():
     return SimpleNamespace(
+        additions=additions,
         alarm=alarm,
         attack=attack,
+        cascade=cascade,
+        certificate=certificate,
         control=control,
+        everything=everything,
         full=full,
         gate=gate,
         model=model,

@@ -53,9 +53,12 @@ addEventListener("load", () => {
             covered.push(name + " / " + other);
       });
     }
+    const spilled = [...page.querySelectorAll("th, td")]
+      .filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent);
     const broken = [...page.images].filter(i => !i.naturalWidth).length;
     found[frame.width] = {
-      scroll: page.documentElement.scrollWidth, wide, covered, broken, images: page.images.length,
+      scroll: page.documentElement.scrollWidth, wide, covered, spilled, broken,
+      images: page.images.length,
     };
   }
   const out = document.createElement("pre");
@@ -84,7 +87,11 @@ def page(made):
     return render(run, made.gate(), judge(run, made.gate()), made.pictures(run), {"a": "b.json"})
 
 
-def test_nothing_overflows_and_no_label_covers_another(page, tmp_path):
+@pytest.mark.parametrize("shape", ["many models", "everything"])
+def test_nothing_overflows_and_no_label_covers_another(made, page, shape, tmp_path):
+    if shape == "everything":
+        run = made.everything()
+        page = render(run, made.gate(), judge(run, made.gate()), made.pictures(run))
     # Without its own policy the frame may be looked into by the page around it.
     page = re.sub(r"<meta http-equiv[^>]*>", "", page)
     frames = "".join(
@@ -101,6 +108,7 @@ def test_nothing_overflows_and_no_label_covers_another(page, tmp_path):
         assert seen["scroll"] <= int(width), width
         assert seen["wide"] == [], width
         assert seen["covered"] == [], width
+        assert seen["spilled"] == [], width
         assert seen["images"] > 0, width
         assert seen["broken"] == 0, width
 

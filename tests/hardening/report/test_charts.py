@@ -1,4 +1,5 @@
 from itertools import combinations
+from math import inf
 from xml.etree import ElementTree
 
 import pytest
@@ -38,7 +39,11 @@ def test_text_is_escaped_in_every_chart():
     name, share = "<script>\"&'", measured(0.5)
     drawn = [
         charts.bars(name, [charts.Bar(name, 0, share)]),
-        charts.curve([charts.Series(name, 0, [(0.1, share)])], 0.1),
+        charts.lines(
+            charts.Axes(name, name, 1),
+            [charts.Series(name, 0, [(0.1, 0.5)], [(0.1, share)])],
+            charts.Limit(0.1, name),
+        ),
         charts.scatter([charts.Spot(name, 0, share, share)]),
     ]
 
@@ -47,14 +52,25 @@ def test_text_is_escaped_in_every_chart():
         assert name in parsed(markup).get("aria-label")
 
 
-def test_the_curve_marks_the_eps_of_the_threat_and_keeps_every_point_inside():
+def test_lines_mark_the_limit_and_keep_every_point_inside():
     points = [(eps, measured(1 - 3 * eps)) for eps in (0.0, 0.1, 0.2, 0.3)]
-    root = parsed(charts.curve([charts.Series("a", 0, points)], 0.2))
+    series = charts.Series("a", 0, [(eps, share.value) for eps, share in points], points)
+    root = parsed(charts.lines(charts.Axes("x", "y", 0.31), [series], charts.Limit(0.2, "here")))
     limit = next(e for e in root.iter("line") if e.get("class") == "limit")
     marks = [float(e.get("cx")) for e in root.iter("circle")]
 
     assert float(limit.get("x1")) == pytest.approx(marks[2], abs=0.1)
     assert charts.PLOT.left <= min(marks) < max(marks) <= charts.PLOT.right
+
+
+def test_a_line_that_goes_on_beyond_the_axis_ends_at_its_end():
+    series = charts.Series("a", 0, [(0, 1.0), (1, 0.5), (9, 0.1), (inf, 0.0)], [])
+    (line,) = parsed(charts.lines(charts.Axes("x", "y", 2), [series])).iter("polyline")
+    ends = [pair.split(",") for pair in line.get("points").split()]
+
+    assert len(ends) == 3
+    assert float(ends[-1][0]) == charts.PLOT.right
+    assert ends[-1][1] == ends[-2][1]
 
 
 def test_series_differ_in_more_than_colour():

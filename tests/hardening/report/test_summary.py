@@ -112,13 +112,29 @@ def test_markdown_takes_no_markup_from_a_name(made):
     assert not re.search(live, text)
 
 
-def test_markdown_tells_which_alarm_fired(made):
-    fired = [made.alarm("zero gradients", fired=True, value=0.31)]
+def test_markdown_tells_which_alarm_fired_and_what_to_do(made):
+    fired = [made.alarm("zero_gradients", 0.31, images=64), made.alarm("noise", 0.0)]
     run = made.run(made.control(), made.model("masked", alarms=fired))
+    text = markdown(run, made.gate(), judge(run, made.gate()))
 
-    assert "**masked**: zero gradients 0.31, limit 0.02" in markdown(
-        run, made.gate(), judge(run, made.gate())
-    )
+    assert "**masked**: G5 zero gradients 0.31, limit 0.01, on 64 images: largest share" in text
+    assert "What to do: cross entropy alone: attack the margin" in text
+    assert "G15" not in text
+
+
+def test_a_decision_before_the_end_is_told(made):
+    text = markdown(made.everything(), made.gate(), judge(made.everything(), made.gate()))
+
+    assert "after 200 of 1,000 images in random order at error level 0.01" in text
+    assert "error level" not in markdown(made.full(), made.gate(), judge(made.full(), made.gate()))
+
+
+def test_the_summary_stays_short_whatever_was_measured(made):
+    run = made.everything()
+    text = markdown(run, made.gate(), judge(run, made.gate()))
+
+    assert len(text.splitlines()) < 45
+    assert len(printed(run, made.gate(), 80).splitlines()) < 15
 
 
 @pytest.mark.parametrize("width", [80, 100])
