@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML or JSON with limits (default: gate.json beside EVIDENCE)",
     )
     listing = _command(commands, "list", "what a configuration can name", _list)
-    listing.add_argument("kind", choices=["attacks", "defenses", "datasets", "models"])
+    listing.add_argument(
+        "kind", choices=["attacks", "surveys", "certifiers", "defenses", "datasets", "models"]
+    )
     return parser
 
 

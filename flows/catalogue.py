@@ -11,7 +11,7 @@ from hardening.spec import parameters
 
 
 def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
-    """The registry of a kind of things: attacks, defenses, datasets or models."""
+    """The registry of a kind of things: attacks, surveys, certifiers, defenses and so on."""
     if kind == "attacks":
         from attacks import ATTACKS  # noqa: PLC0415  each import costs a second: only the one asked
 
@@ -20,6 +20,14 @@ def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
         from defenses import DEFENSES  # noqa: PLC0415
 
         return DEFENSES
+    if kind == "surveys":
+        from attacks import SURVEYS  # noqa: PLC0415
+
+        return SURVEYS
+    if kind == "certifiers":
+        from hardening.certify import CERTIFIERS  # noqa: PLC0415
+
+        return CERTIFIERS
     if kind == "datasets":
         from hardening.data import DATASETS  # noqa: PLC0415
 
@@ -45,12 +53,14 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
                 "due": list(declared.due),
                 "status": declared.status,
             }
+        if hasattr(function, "facts"):
+            entry |= {"asks_for": function.facts.access, "norms": list(function.facts.norms)}
         entries.append(entry)
     if kind == "attacks":
         from attacks.profiles import PROFILES, label  # noqa: PLC0415
 
-        for name, specs in PROFILES.items():
-            about = "profile: " + ", ".join(label(spec) for spec in specs)
+        for name, profile in PROFILES.items():
+            about = "profile: " + ", ".join(label(spec) for spec in profile.attacks)
             entries.append({"name": name, "about": about, "parameters": []})
     return entries
 
@@ -63,6 +73,9 @@ def show_catalogue(kind: str, entries: list[dict[str, Any]]) -> None:
         if "mechanism" in entry:
             due = ", ".join(entry["due"])
             console.print(Text(f"    {entry['mechanism']}; {entry['status']}; due attacks: {due}"))
+        if entry.get("norms"):
+            norms = ", ".join(entry["norms"])
+            console.print(Text(f"    asks the model for {entry['asks_for']}; norms: {norms}"))
         for parameter in entry["parameters"]:
             head = f"    {parameter['name']}: {parameter['type']} = {parameter['default']}"
             console.print(Text(head), Text(parameter["meaning"], style="dim"))

@@ -1,7 +1,7 @@
 """The chain of steps from a configuration to a verdict, written once for running and planning.
 
 1. load, check and split the dataset      4. export every model to ONNX
-2. train the baseline or fetch it         5. attack every file, then time it
+2. train the baseline or fetch it         5. attack every file, and measure it
 3. apply each candidate's defenses        6. put the evidence together, judge it, report it
 """
 
@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from attacks.cost import cost
-from attacks.profiles import PROFILES, labels
 from flows.config import Config
-from flows.subjects import Sources, Subject, find_subjects, gather
+from flows.measure import Campaign, Measured, measure
+from flows.subjects import Sources, find_subjects, gather
 from hardening.spec import Spec
-from tasks.attack import attack_file, curve_file, inspect_file, measure_file
 from tasks.code import library_versions, processor
+from tasks.collect import collect_evidence
 from tasks.data import choose_images, load_data
-from tasks.judge import assemble_run, collect_evidence, judge_run, write_report
+from tasks.judge import assemble_run, judge_run, write_report
 from tasks.step import Outputs, Result, Runner
 from tasks.store import Artifact
 
@@ -43,14 +42,8 @@ def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
         seed=config.data.seed,
     ).result()
     subjects = find_subjects(config, go, sources, data)
-    measured = _measure(config, go, subjects, images["images"])
-    return _conclude(config, go, sources, data, images, measured)
-
-
-def attack_list(config: Config) -> tuple[Spec, ...]:
-    """The attacks of the configuration: the user's own or its profile's."""
-    own = config.evaluation.attacks
-    return tuple(own) if own is not None else PROFILES[config.evaluation.profile]
+    campaign = measure(config, go, subjects, images["images"])
+    return _conclude(config, go, sources, data, images, campaign)
 
 
 def _data(config: Config, go: Runner, sources: Sources) -> Outputs:
@@ -65,61 +58,17 @@ def _data(config: Config, go: Runner, sources: Sources) -> Outputs:
     ).result()
 
 
-def _measure(
-    config: Config, go: Runner, subjects: list[Subject], images: Artifact
-) -> list[tuple[Subject, dict[str, Outputs]]]:
-    """Attack every file, all at once if there are workers; time them afterwards, one by one."""
-    started = [(subject, _attacks(config, go, subject, images)) for subject in subjects]
-    done = [(subject, gather(results.items())) for subject, results in started]
-    for subject, outputs in done:
-        timed = go(measure_file, f"{subject.name}: latency", subject.onnx, images)
-        outputs["latency"] = timed.result()
-    return done
-
-
-def _attacks(config: Config, go: Runner, subject: Subject, images: Artifact) -> dict[str, Result]:
-    name, onnx = subject.name, subject.onnx
-    started = {"seen": go(inspect_file, f"{name}: inspect", onnx, images)}
-    attacks = attack_list(config)
-    for row, attack in zip(labels(attacks), attacks, strict=True):
-        # What needs no gradient asks the file itself; only gradients are worth carrying over.
-        carried = subject.parent is not None and cost(attack, config.attack_threat).backwards > 0
-        for parent in (None, subject.parent) if carried else (None,):
-            title = row if parent is None else f"transfer-{row}"
-            started[f"attack {title}"] = go(
-                attack_file,
-                f"{name}: {title}",
-                onnx,
-                parent,
-                images,
-                name=title,
-                attack=attack,
-                threat=config.attack_threat,
-                seed=config.seed,
-            )
-    started["curve"] = go(
-        curve_file,
-        f"{name}: curve",
-        onnx,
-        images,
-        threat=config.attack_threat,
-        factors=config.evaluation.curve,
-        seed=config.seed,
-    )
-    return started
-
-
 def _conclude(
     config: Config,
     go: Runner,
     sources: Sources,
     data: Outputs,
     images: Outputs,
-    measured: list[tuple[Subject, dict[str, Outputs]]],
+    campaign: Campaign,
 ) -> Finished:
+    measured = campaign.measured
     evidences = gather(
-        (subject.name, _collect(config, go, subject, outputs, images["images"]))
-        for subject, outputs in measured
+        (file.subject.name, _collect(config, go, file, images["images"])) for file in measured
     )
     evidence = go(
         assemble_run,
@@ -128,6 +77,7 @@ def _conclude(
         data["test"],
         data["facts"],
         images["indices"],
+        campaign.decision,
         tuple(made["evidence"] for made in evidences.values()),
         name=config.name,
         seed=config.seed,
@@ -137,31 +87,29 @@ def _conclude(
     ).result()["evidence"]
     verdict = go(judge_run, "verdict", evidence, gate=config.gate).result()["verdict"]
     adversarial = tuple(
-        made["adversarial"]
-        for _, outputs in measured
-        for name, made in outputs.items()
-        if name.startswith("attack ")
+        made["adversarial"] for file in measured for parts in file.attacks for made in parts
     )
     report = go(
         write_report, "report", evidence, verdict, images["images"], adversarial, gate=config.gate
     ).result()["report"]
-    return Finished(evidence, verdict, report, {s.name: s.onnx for s, _ in measured})
+    return Finished(evidence, verdict, report, {m.subject.name: m.subject.onnx for m in measured})
 
 
-def _collect(
-    config: Config, go: Runner, subject: Subject, outputs: dict[str, Outputs], images: Artifact
-) -> Result:
-    attacks = [made for name, made in outputs.items() if name.startswith("attack ")]
+def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Result:
+    subject = file.subject
     return go(
         collect_evidence,
         f"{subject.name}: evidence",
         images,
-        outputs["seen"]["seen"],
-        outputs["curve"]["falls_at"],
-        outputs["latency"]["latency"],
+        file.seen["seen"],
+        tuple(tuple(parts) for parts in file.attacks),
+        tuple(curve["falls_at"] for curve in file.curves),
+        file.nearest["distances"],
+        file.alarms,
+        tuple(made["survey"] for made in file.surveys),
+        tuple(made["certificate"] for made in file.certificates),
+        file.latency["latency"],
         subject.parity,
-        tuple(made["row"] for made in attacks),
-        tuple(made["answers"] for made in attacks),
         subject.costs,
         name=subject.name,
         role=subject.role,
@@ -169,6 +117,8 @@ def _collect(
         due=list(subject.due),
         threat=config.attack_threat,
         factors=config.evaluation.curve,
+        limits=config.evaluation.limits,
+        statements=config.evaluation.statements,
     )
 
 

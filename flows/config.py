@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from attacks.profiles import AttackSpec
+from hardening.diagnosis.limits import Limits
 from hardening.errors import ConfigError
 from hardening.spec import Record, Spec, one_line, suggest
 from hardening.threat import Number, ThreatModel
@@ -69,11 +71,30 @@ class EvaluationConfig(Record):
     profile: str = Field(
         default="quick", description="effort profile, one of `temper list attacks`"
     )
-    attacks: list[Spec] | None = Field(default=None, description="own list instead of a profile")
+    attacks: list[AttackSpec] | None = Field(
+        default=None, description="own list instead of a profile's"
+    )
     images: int = Field(default=500, ge=1, description="test images, class-stratified")
+    shard: int = Field(
+        default=1000, ge=1, description="images attacked at a time: what an interruption loses"
+    )
     curve: list[Annotated[Number, Field(gt=0)]] = Field(
         default_factory=lambda: [0.25, 0.5, 0.75, 1.5, 2.0],
         description="multiples of eps at which the curve is measured",
+    )
+    early_decision: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
+        default=None,
+        description="error level at which attacks end once gate.robust_accuracy is decided",
+    )
+    surveys: list[Spec] = Field(
+        default_factory=list, description="changes beyond the threat model: `temper list surveys`"
+    )
+    certify: list[Spec] = Field(
+        default_factory=list, description="proven lower bounds: `temper list certifiers`"
+    )
+    limits: Limits = Field(default=Limits(), description="when each alarm fires")
+    statements: dict[str, str] = Field(
+        default_factory=dict, description="what only you can say of the checklist's items"
     )
 
 
@@ -109,6 +130,10 @@ class Config(Record):
                 raise ValueError(f"candidates.{name}: the name is taken, choose another one")
         if self.training is not None and self.model.weights is not None:
             raise ValueError("training: got it beside model.weights, expected one of the two")
+        if "l0" in {self.threat.norm, self.attack_threat.norm}:
+            raise ValueError(
+                "threat.norm: got l0, expected linf, l2 or l1: only single attacks know l0"
+            )
         limits = (self.gate.robust_accuracy, self.gate.min_robust_gain)
         if self.registry is not None and (not self.candidates or limits == (None, None)):
             raise ValueError(

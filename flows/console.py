@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.plan import Line
+from hardening.consistency import contradiction
 from hardening.errors import ConfigError
-from hardening.evidence import RunEvidence, contradiction
+from hardening.evidence import RunEvidence
 from hardening.report.summary import console as verdict_table
 from hardening.spec import one_line
 from hardening.verdict import Verdict

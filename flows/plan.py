@@ -3,15 +3,16 @@
 from typing import NamedTuple
 
 from attacks.cost import cost
+from attacks.profiles import AttackSpec
 from defenses import DEFENSES
 from defenses.declaration import declaration
-from flows.chain import attack_list, run_chain
+from flows.chain import run_chain
 from flows.config import Config, load
 from flows.sources import find_sources
 from flows.validate import validate
 from hardening.spec import Spec, resolve
-from tasks.attack import CURVE_ATTACK
 from tasks.console import ConsoleLog
+from tasks.radii import CURVE_ATTACK, NEAREST
 from tasks.settings import store_uri
 from tasks.step import Plan, Planned
 from tasks.store import open_store
@@ -44,8 +45,10 @@ def plan(path: str) -> list[Line]:
 def _gradients(config: Config, planned: Planned) -> str:
     """Backward passes of a step, per image: an upper bound, for an image that never falls."""
     if planned.step == "attack_file":
-        spec = next(a for a in attack_list(config) if a.model_dump() == planned.settings["attack"])
+        spec = AttackSpec(**planned.settings["attack"])
         return _attack_cost(config, spec, 1)
+    if planned.step == "nearest_file":
+        return _attack_cost(config, NEAREST[config.attack_threat.norm], 1)
     if planned.step == "curve_file":
         return _attack_cost(config, CURVE_ATTACK, len(config.evaluation.curve))
     if planned.step == "train_control":
@@ -54,9 +57,9 @@ def _gradients(config: Config, planned: Planned) -> str:
         epochs = resolve(standard, config.training or {})["loop"].epochs
         return f"{epochs} a training image"
     if planned.step == "defend":
-        spec = Spec(**planned.settings["defense"])
-        function = DEFENSES[spec.name]
-        params = resolve(function, spec.params)
+        defense = Spec(**planned.settings["defense"])
+        function = DEFENSES[defense.name]
+        params = resolve(function, defense.params)
         passes = declaration(function).passes(params)
         return f"{passes:g} a training image"
     return ""

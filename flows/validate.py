@@ -1,10 +1,14 @@
 """Everything in a configuration that needs the registries to be understood."""
 
-from attacks import ATTACKS
-from attacks.profiles import PROFILES, labels
+from attacks import ATTACKS, SURVEYS
+from attacks.adaptive import WRAPPERS
+from attacks.profiles import PROFILES, AttackSpec, in_order, labels
 from defenses import DEFENSES
 from defenses.standard import standard
 from flows.config import Config
+from hardening.attack import facts
+from hardening.certify import CERTIFIERS
+from hardening.checklist import STATEMENTS
 from hardening.data import DATASETS
 from hardening.errors import ConfigError
 from hardening.models import MODELS
@@ -12,6 +16,9 @@ from hardening.spec import Spec, look_up, resolve, suggest
 
 NEED_PATH = ("npz", "folder")
 """Datasets that are nowhere unless the user says where."""
+
+SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
+"""Whose gradients may lead an attack, beside candidates by name."""
 
 LAST = ("quantization",)
 """Defenses whose result cannot be trained further."""
@@ -36,11 +43,38 @@ def validate(config: Config) -> None:
     if config.evaluation.attacks is not None and not config.evaluation.attacks:
         raise ConfigError("evaluation.attacks: got an empty list, expected at least one attack")
     for index, attack in enumerate(config.evaluation.attacks or []):
-        where = f"evaluation.attacks.{index}"
-        resolve(look_up(ATTACKS, attack.name, where), attack.params, where)
-    labels(config.evaluation.attacks or [])
+        _validate_attack(config, attack, f"evaluation.attacks.{index}")
+    labels(in_order(config.evaluation.attacks or []))
+    for item in config.evaluation.statements:
+        if item not in STATEMENTS:
+            nearest = suggest(item, STATEMENTS)
+            raise ConfigError(f"evaluation.statements: unknown item {item!r}, {nearest}")
+    for index, survey in enumerate(config.evaluation.surveys):
+        where = f"evaluation.surveys.{index}"
+        resolve(look_up(SURVEYS, survey.name, where), survey.params, where)
+    for index, method in enumerate(config.evaluation.certify):
+        where = f"evaluation.certify.{index}"
+        resolve(look_up(CERTIFIERS, method.name, where), method.params, where)
     for name, chain in config.candidates.items():
         _validate_chain(name, list(chain))
+
+
+def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:
+    function = look_up(ATTACKS, attack.name, where)
+    resolve(function, attack.params, where)
+    norm, norms = config.attack_threat.norm, facts(function).norms
+    if norm not in norms:
+        raise ConfigError(
+            f"{where}: got {attack.name} for a threat of norm {norm}, "
+            f"expected one of its norms: {', '.join(norms)}"
+        )
+    sources = {*SOURCES, *config.candidates}
+    if attack.source not in sources:
+        nearest = suggest(attack.source, sources)
+        raise ConfigError(f"{where}.source: unknown name {attack.source!r}, {nearest}")
+    for index, wrapper in enumerate(attack.through):
+        place = f"{where}.through.{index}"
+        resolve(look_up(WRAPPERS, wrapper.name, place), wrapper.params, place)
 
 
 def _validate_chain(name: str, chain: list[Spec]) -> None:

@@ -1,158 +1,146 @@
-"""Steps that measure one exported file: clean, under attack, over eps, and how fast it is."""
+"""The step that runs one attack on one file and one shard of the images."""
 
 import hashlib
 import json
 
+import torch
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from attacks import ATTACKS
+from attacks.cost import cost
+from attacks.gradient import draws
+from attacks.profiles import AttackSpec, kind
+from attacks.universal import fooling_rates
+from hardening.attack import facts
 from hardening.data import Labelled
-from hardening.deployment.measure import latency
-from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
-from hardening.deployment.twin import Twin
-from hardening.evaluation import (
-    Deployed,
-    all_logits,
-    check_logits,
-    curve,
-    run_attack,
-    zero_gradients,
-)
-from hardening.evidence import AttackRow, Kind
-from hardening.spec import Spec, bind
-from hardening.statistics import accuracy
-from hardening.threat import ThreatModel
-from tasks.data import device, read_images
+from hardening.evaluation import Outcome, all_logits, generator, joined, run_attack
+from hardening.evidence import Fooling
+from hardening.rows import Part
+from hardening.spec import bind
+from hardening.threat import Model, ThreatModel
+from tasks.data import read_images
 from tasks.step import Run, measured
 from tasks.store import Artifact
-
-
-@measured
-def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
-    """Run the file on clean images and prove that its twin computes the same."""
-    data, file = read_images(run, images), run.read(onnx)
-    session, twin = Session(file), Twin(file).to(device())
-    logits = all_logits(session, data.test)
-    check_logits(run.label, logits, len(data.classes))
-    parity = prove(f"{run.label}: twin", twin, session, data.test.floats())
-    predictions = logits.argmax(1)
-    seen = {
-        "file": session.facts().model_dump(),
-        "twin_parity": parity.model_dump(),
-        "correct": (predictions == data.test.labels).tolist(),
-        "predictions": predictions.tolist(),
-        "confidences": logits.softmax(1).amax(1).tolist(),
-        "zero_gradients": zero_gradients(twin, _placed(data.test)),
-    }
-    return {"seen": json.dumps(seen, allow_nan=False).encode()}
+from tasks.target import led_by, open_target, placed, wrapped
 
 
 @measured
 def attack_file(
     run: Run,
     onnx: Artifact,
-    parent: Artifact | None,
+    sources: tuple[Artifact, ...],
     images: Artifact,
+    standing: Artifact,
     /,
     *,
     name: str,
-    attack: Spec,
+    attack: AttackSpec,
+    shard: list[int],
     threat: ThreatModel,
     seed: int,
 ) -> dict[str, bytes]:
-    """Run one attack on the file, or on its float parent and carry the images over."""
-    data, file = read_images(run, images), run.read(onnx)
-    session = Session(file)
-    attacked = file if parent is None else run.read(parent)
-    guide = session if parent is None else Session(attacked)
-    source = Deployed(guide, Twin(attacked).to(device()))
-    outcome = run_attack(
-        name,
-        bind(ATTACKS, attack, "evaluation.attacks"),
-        source,
-        session,
-        _placed(data.test),
-        threat,
-        seed,
-        run,
-    )
-    adversarial = save_tensors({"x_adv": outcome.x_adv})
-    logits = all_logits(session, Labelled(outcome.x_adv, data.test.labels))
-    correct = accuracy(outcome.survived.tolist())
-    fallen = ~outcome.survived & (outcome.distance > 0)
-    row = AttackRow(
+    """Attack those of the images `shard[0]:shard[1]` that still stand.
+
+    Args:
+        sources: The files whose gradients lead; none: the attacked file's own.
+        standing: Places of the images that stand: the clean ones that are right, or what the
+            attack before this one left.
+    """
+    data = placed(read_images(run, images).test)
+    session, target = open_target(run, onnx)
+    model = wrapped(led_by(run, target, sources), attack.through, "evaluation.attacks")
+    bound = bind(ATTACKS, attack, "evaluation.attacks")
+    whole = torch.arange(*shard)[: max(len(data) - shard[0], 0)]
+    before = [place for place in json.loads(run.read(standing)) if shard[0] <= place < shard[1]]
+    budget = cost(attack, threat)
+
+    def attempt(places: Tensor) -> Outcome:
+        return run_attack(
+            name, bound, model, session, data, places, threat, seed, run, budget.forwards
+        )
+
+    first, rest = _sample(whole if facts(bound).whole else torch.tensor(before), attack, seed, name)
+    outcome = attempt(first)
+    if len(rest) and outcome.fooled.any():
+        outcome, rest = joined(outcome, attempt(rest)), rest[:0]
+    fell = outcome.fooled & torch.isin(outcome.attacked, torch.tensor(before, dtype=torch.long))
+    adversarial = _packed(session, data, outcome, fell)
+    part = Part(
         name=name,
         attack=attack.name,
         params=attack.params,
-        source="file" if parent is None else "parent",
-        kind=_kind(parent is not None, outcome.backwards, session.facts().precision),
-        accuracy=correct,
-        survived=outcome.survived.tolist(),
-        mean_distance=float(outcome.distance[fallen].mean()) if fallen.any() else None,
+        source=attack.source,
+        through=[wrapper.model_dump() for wrapper in attack.through],
+        kind=kind(attack, session.facts().precision),
+        attacked=len(outcome.attacked),
+        sampled=len(rest) > 0,
+        fell=outcome.attacked[fell].tolist(),
+        step=(outcome.step[fell] * draws(model)).tolist(),
+        distance=outcome.distance[fell].tolist(),
         unconfirmed=outcome.unconfirmed,
-        source_accuracy=float(outcome.stands_on_source.float().mean()),
-        source_survived=outcome.stands_on_source.tolist(),
-        forwards=outcome.forwards / len(data.test),
-        backwards=outcome.backwards / len(data.test),
+        lost_in_8_bits=_lost(session, data, outcome, fell),
+        fooling=_fooling(attack, session, data, outcome, threat, seed),
+        forwards=outcome.forwards,
+        backwards=outcome.backwards,
+        budget_forwards=budget.forwards * draws(model),
+        budget_backwards=budget.backwards * draws(model),
         seconds=round(run.seconds, 3),
         adversarial=hashlib.sha256(adversarial).hexdigest(),
     )
-    run.line(f"{correct.value:.1%} of {correct.images} images stand")
-    answers = {
-        "predictions": logits.argmax(1).tolist(),
-        "confidences": logits.softmax(1).amax(1).tolist(),
-    }
+    left = sorted({*before}.difference(part.fell))
+    run.line(f"{len(left)} of {len(whole)} images stand")
     return {
-        "row": row.model_dump_json().encode(),
-        "answers": json.dumps(answers).encode(),
+        "part": part.model_dump_json().encode(),
+        "standing": json.dumps(left).encode(),
         "adversarial": adversarial,
     }
 
 
-@measured
-def curve_file(
-    run: Run,
-    onnx: Artifact,
-    images: Artifact,
-    /,
-    *,
+def _sample(places: Tensor, attack: AttackSpec, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """A detector's sample and the rest; everything and nothing for an attack that is none."""
+    places = places.long()
+    if attack.sample is None or attack.sample >= len(places):
+        return places, places[:0]
+    rng = generator(seed, name, "sample")
+    mixed = places[torch.randperm(len(places), generator=rng)]
+    return mixed[: attack.sample].sort().values, mixed[attack.sample :].sort().values
+
+
+def _packed(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> bytes:
+    """The images that fell: where, what they became, and what the file says of them."""
+    places, x_adv = outcome.attacked[fell], outcome.x_adv[fell]
+    answers = (
+        all_logits(session, Labelled(x_adv, data.labels[places.to(data.labels.device)]))
+        if len(places)
+        else torch.zeros(0, 2)
+    )
+    return save_tensors({"index": places, "x_adv": x_adv.contiguous(), "logits": answers})
+
+
+def _lost(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> int:
+    """How many of the images that fell are classified rightly again once rounded to 8 bits."""
+    if not fell.any():
+        return 0
+    labels = data.labels[outcome.attacked[fell].to(data.labels.device)]
+    rounded = (outcome.x_adv[fell] * 255).round() / 255
+    return int((all_logits(session, Labelled(rounded, labels)).argmax(1) == labels.cpu()).sum())
+
+
+def _fooling(
+    attack: AttackSpec,
+    session: Model,
+    data: Labelled,
+    outcome: Outcome,
     threat: ThreatModel,
-    factors: list[float],
     seed: int,
-) -> dict[str, bytes]:
-    """Find the radius at which each image falls, among multiples of eps."""
-    data, file = read_images(run, images), run.read(onnx)
-    session = Session(file)
-    source = Deployed(session, Twin(file).to(device()))
-    attack = bind(ATTACKS, CURVE_ATTACK)
-    falls_at = curve(attack, source, session, _placed(data.test), threat, tuple(factors), seed, run)
-    known = [None if value == float("inf") else value for value in falls_at.tolist()]
-    return {"falls_at": json.dumps(known).encode()}
-
-
-@measured
-def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
-    """Time the file as one thread of this machine runs it."""
-    data = read_images(run, images)
-    channels, height, width = data.test.images.shape[1:]
-    measured = latency(Session(run.read(onnx)), (channels, height, width))
-    return {"latency": json.dumps([entry.model_dump() for entry in measured]).encode()}
-
-
-CURVE_ATTACK = Spec(name="apgd", params={"steps": 20, "loss": "dlr"})
-"""What the curve is measured with; at eps itself the worst case over all attacks counts, too."""
-
-
-def _kind(transferred: bool, backwards: int, precision: str) -> Kind:
-    """How the attack got at the file, as seen: one that asked for no gradient is gradient-free."""
-    if transferred:
-        return "transfer"
-    if backwards == 0:
-        return "gradient-free"
-    return "straight-through" if precision == "int8" else "white-box"
-
-
-def _placed(images: Labelled) -> Labelled:
-    place = device()
-    return Labelled(images.images.to(place), images.labels.to(place))
+) -> Fooling | None:
+    """What one perturbation for all images does to labels, beside random noise."""
+    if attack.name != "universal":
+        return None
+    x = data.take(outcome.attacked.to(data.labels.device)).floats()
+    rates = fooling_rates(
+        session, x, outcome.x_adv.to(x.device), threat, generator(seed, "fooling")
+    )
+    return Fooling(universal=rates.universal, noise=rates.noise)

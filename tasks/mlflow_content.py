@@ -3,12 +3,14 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import NamedTuple
 
 from hardening.errors import NumericsError
 from hardening.evidence import Accuracy, Evidence, RunEvidence
+from hardening.report import nearest, surveys
 from hardening.verdict import Gate, Verdict, missing_attacks
 
 MAX_KEY = 250
@@ -41,6 +43,12 @@ def run_params(run: RunEvidence, gate: Gate) -> dict[str, str]:
 
 def run_tags(run: RunEvidence, gate: Gate, verdict: Verdict, digest: str) -> dict[str, str]:
     """What the run is found by, and what it rests on; `digest` is that of its evidence."""
+    decided = run.decision
+    early = (
+        {"temper.decided": f"{decided.images} of {decided.of} at error {decided.error:g}"}
+        if decided
+        else {}
+    )
     judged = f"{gate.model_dump_json()}{verdict.model_dump_json()}".encode()
     return {
         "temper.evidence": digest,
@@ -50,6 +58,7 @@ def run_tags(run: RunEvidence, gate: Gate, verdict: Verdict, digest: str) -> dic
         "temper.promote": str(verdict.promote).lower(),
         "temper.threat": str(run.threat),
         "temper.data": run.data.sha256,
+        **early,
         "mlflow.note.content": verdict.reason,
         **{_key(f"temper.environment.{name}"): text for name, text in run.environment.items()},
     }
@@ -86,29 +95,72 @@ def model_measures(model: Evidence) -> list[Measure]:
     Raises:
         NumericsError: One of them is not finite: MLflow would store NaN without a word.
     """
-    # No robust number without its due attacks: it would be read without its caveat.
-    evaluated = not missing_attacks(model)
     measures = [
         *_interval("clean_accuracy", model.clean),
-        *(_interval("robust_accuracy", model.robust) if evaluated else []),
-        *(Measure(f"accuracy/{_part(row.name)}", row.accuracy.value) for row in model.attacks),
+        # No robust number without its due attacks: it would be read without its caveat.
+        *([] if missing_attacks(model) else _robust(model)),
+        *_doubts(model),
+        *_beyond(model),
         Measure("size_bytes", model.file.bytes),
         Measure("training_seconds", model.training_seconds),
-        Measure("alarms_fired", sum(alarm.fired for alarm in model.alarms)),
     ]
     for entry in model.latency:
         measures.append(Measure(f"latency_p50_ms/batch_{entry.batch}", entry.p50_ms))
         measures.append(Measure(f"latency_p95_ms/batch_{entry.batch}", entry.p95_ms))
-    curve = sorted(model.curve, key=lambda point: point.eps) if evaluated else []
-    for step, point in enumerate(curve):
-        measures.append(Measure("curve_eps", point.eps, step))
-        measures.append(Measure("curve_robust_accuracy", point.accuracy.value, step))
     for measure in measures:
         if not isfinite(measure.value):
             raise NumericsError(
                 f"model {model.name!r}: {measure.key} is {measure.value}, expected a finite number"
             )
     return measures
+
+
+def _robust(model: Evidence) -> Iterator[Measure]:
+    """What says how robust a model is; the curve ends where the perturbation is bounded."""
+    yield from _interval("robust_accuracy", model.robust)
+    for row in model.attacks:
+        yield Measure(f"accuracy_after/{_part(row.name)}", row.accuracy.value)
+    curve = sorted(model.curve, key=lambda point: point.eps)
+    for step, point in enumerate(point for point in curve if not point.unbounded):
+        yield Measure("curve_eps", point.eps, step)
+        yield Measure("curve_robust_accuracy", point.accuracy.value, step)
+    for point in curve:
+        if point.unbounded:
+            yield Measure("unbounded_accuracy", point.accuracy.value)
+    distance = nearest.median(model)
+    if distance is not None:
+        yield Measure("nearest_distance_median", distance)
+
+
+def _doubts(model: Evidence) -> Iterator[Measure]:
+    """What speaks against the numbers: alarms by their gate, and items of the checklist."""
+    yield Measure("alarms_fired", sum(alarm.fired for alarm in model.alarms))
+    for alarm in model.alarms:
+        if alarm.value is not None:
+            yield Measure(f"alarm/{_part(alarm.gate)}", alarm.value)
+    if model.checklist:
+        states = Counter(item.state for item in model.checklist)
+        yield Measure("checklist_failed", states["failed"])
+        yield Measure("checklist_not_run", states["not run"])
+
+
+def _beyond(model: Evidence) -> Iterator[Measure]:
+    """Surveys, certificates, and what one perturbation does to all images."""
+    seen: Counter[str] = Counter()
+    for survey in model.surveys:
+        seen[survey.survey] += 1
+        again = f".{seen[survey.survey]}" if seen[survey.survey] > 1 else ""
+        name = _part(survey.survey + again)
+        yield Measure(f"survey_mean/{name}", surveys.average(survey))
+        yield Measure(f"survey_worst/{name}", min(a.value for a in survey.conditions.values()))
+    for found in model.certificates:
+        subject = "" if found.subject == "file" else "smoothed_"
+        key = f"{subject}certified_accuracy/{_part(found.method)}"
+        yield Measure(key, found.accuracy.value)
+    for row in model.attacks:
+        if row.fooling is not None:
+            yield Measure(f"fooling_universal/{_part(row.name)}", row.fooling.universal)
+            yield Measure(f"fooling_noise/{_part(row.name)}", row.fooling.noise)
 
 
 def _interval(key: str, accuracy: Accuracy) -> list[Measure]:

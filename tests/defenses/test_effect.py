@@ -44,7 +44,7 @@ def control(digits):
 
 def robust(model, held_out):
     x, y = held_out.floats(), held_out.labels
-    x_adv = pgd(model, x, y, THREAT, torch.Generator().manual_seed(0), steps=40)
+    x_adv = pgd(model, x, y, THREAT, torch.Generator().manual_seed(0), steps=40).x_adv
     return float((model(x_adv).argmax(1) == y).float().mean())
 
 

@@ -23,9 +23,10 @@ TINY = {
         "images": 60,
         "curve": [0.5, 2],
         "attacks": [
-            {"name": "apgd", "params": {"steps": 5, "loss": "ce"}},
-            {"name": "apgd", "params": {"steps": 5, "loss": "dlr"}},
-            {"name": "square", "params": {"queries": 30}},
+            {"name": "apgd", "params": {"steps": 20, "loss": "ce"}},
+            {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
+            {"name": "transfer", "params": {"steps": 10}, "source": "parent"},
+            {"name": "square", "params": {"queries": 100}, "sample": 20},
         ],
     },
     "candidates": {

@@ -71,6 +71,30 @@ UNKNOWN = {
         [{"name": "pgd", "params": {"stepz": 3}}],
         "unknown parameter 'stepz', did you mean 'steps'?",
     ),
+    "attack of another norm": (
+        ["evaluation", "attacks"],
+        [{"name": "ddn"}],
+        "evaluation.attacks.0: got ddn for a threat of norm linf, expected one of its norms: l2",
+    ),
+    "source of an attack": (
+        ["evaluation", "attacks"],
+        [{"name": "apgd", "source": "controll"}],
+        "evaluation.attacks.0.source: unknown name 'controll', did you mean 'control'?",
+    ),
+    "adaptive wrapper": (
+        ["evaluation", "attacks"],
+        [{"name": "apgd", "through": [{"name": "expectatio"}]}],
+        "evaluation.attacks.0.through.0: unknown name 'expectatio'",
+    ),
+    "survey": (["evaluation", "surveys"], [{"name": "spatal"}], "did you mean 'spatial'?"),
+    "certifier": (["evaluation", "certify"], [{"name": "ibp"}], "evaluation.certify.0"),
+    "alarm limit": (["evaluation", "limits"], {"noize": 0.1}, "noize"),
+    "statement": (
+        ["evaluation", "statements"],
+        {"threat": "mine"},
+        "evaluation.statements: unknown item 'threat'",
+    ),
+    "norm of single attacks only": (["threat", "norm"], "l0", "got l0, expected linf, l2 or l1"),
     "defense": (["candidates", "tuned"], [{"name": "trade"}], "did you mean 'trades'?"),
     "defense parameter": (
         ["candidates", "tuned"],

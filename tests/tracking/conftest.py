@@ -133,21 +133,27 @@ def make_model() -> Callable[..., Evidence]:
         name: str, data: bytes, robust: int, role: str = "candidate", seconds: float = 1.5
     ) -> Evidence:
         survived = [i < robust for i in range(IMAGES)]
+        fell = [*range(robust, IMAGES)]
         row = AttackRow(
             name="apgd-ce",
             attack="apgd",
-            params={"steps": 5},
+            params={"steps": 100},
             source="file",
             kind="white-box",
             accuracy=accuracy(survived),
-            source_accuracy=robust / IMAGES,
-            survived=survived,
-            mean_distance=0.1,
+            attacked=IMAGES,
+            sampled=False,
+            fell=fell,
+            step=[5] * len(fell),
+            distance=[0.1] * len(fell),
             unconfirmed=0,
+            lost_in_8_bits=0,
             forwards=5,
             backwards=5,
+            budget_forwards=100,
+            budget_backwards=100,
             seconds=0.1,
-            adversarial="0" * 64,
+            adversarial=["0" * 64],
         )
         return Evidence(
             name=name,
@@ -173,7 +179,9 @@ def make_model() -> Callable[..., Evidence]:
             attacks=[row],
             robust=accuracy(survived),
             survived=survived,
+            falls_at=[None if stands else 1.0 for stands in survived],
             curve=[
+                Point(eps=1.0, accuracy=accuracy([False] * IMAGES), unbounded=True),
                 Point(eps=0.2, accuracy=accuracy(survived)),
                 Point(eps=0.1, accuracy=accuracy([True] * IMAGES)),
             ],

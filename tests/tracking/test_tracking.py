@@ -55,7 +55,8 @@ def test_what_is_logged_can_be_read_back(client, name, make_case, tmp_path):
     assert metrics["robust_accuracy"] == pytest.approx(0.75)
     assert metrics["robust_accuracy_lower"] < 0.75 < metrics["robust_accuracy_upper"]
     assert metrics["clean_accuracy"] == 1
-    assert metrics["accuracy/apgd-ce"] == pytest.approx(0.75)
+    assert metrics["accuracy_after/apgd-ce"] == pytest.approx(0.75)
+    assert metrics["unbounded_accuracy"] == 0
     assert metrics["size_bytes"] == len(case.models["tuned"])
     assert metrics["latency_p95_ms/batch_1"] == pytest.approx(0.2)
     assert metrics["training_seconds"] == 1.5

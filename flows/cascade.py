@@ -1,0 +1,103 @@
+"""Attack after attack on what still stands; the files of a run side by side."""
+
+from itertools import count
+
+from attacks import ATTACKS
+from attacks.profiles import PROFILES, AttackSpec, Profile, in_order, labels
+from flows.config import Config
+from flows.subjects import Subject, gather
+from hardening.attack import facts
+from tasks.attack import attack_file
+from tasks.step import Outputs, Result, Runner
+from tasks.store import Artifact
+
+Entry = tuple[str, AttackSpec, tuple[Artifact, ...]]
+"""An attack on one file: its row's name, what it is, and the files whose gradients lead it."""
+
+
+def profile(config: Config) -> Profile:
+    """The effort profile of the configuration, with the user's own attacks if there are any.
+
+    A profile's attacks are those that know the threat's norm.
+    """
+    chosen, norm = PROFILES[config.evaluation.profile], config.attack_threat.norm
+    own = config.evaluation.attacks
+    known = [spec for spec in chosen.attacks if norm in facts(ATTACKS[spec.name]).norms]
+    return chosen._replace(attacks=tuple(known if own is None else own))
+
+
+def entries(config: Config, subject: Subject, subjects: list[Subject]) -> list[Entry]:
+    """The attacks on one file; those whose source it does not have are left out."""
+    specs = in_order(profile(config).attacks)
+    found = []
+    for name, spec in zip(labels(specs), specs, strict=True):
+        sources = _sources(spec.source, subject, subjects)
+        if sources is not None:
+            found.append((name, spec, sources))
+    return found
+
+
+def cascade(
+    config: Config,
+    go: Runner,
+    subjects: list[Subject],
+    seen: dict[str, Outputs],
+    images: Artifact,
+    shard: list[int],
+) -> dict[str, list[Outputs]]:
+    """Attack after attack on one shard; the files side by side."""
+    waiting = {subject.name: entries(config, subject, subjects) for subject in subjects}
+    done: dict[str, list[Outputs]] = {subject.name: [] for subject in subjects}
+    for turn in count():
+        started: list[tuple[str, Result]] = []
+        for subject in subjects:
+            if turn >= len(waiting[subject.name]):
+                continue
+            name, spec, sources = waiting[subject.name][turn]
+            before = done[subject.name][-1] if turn else seen[subject.name]
+            part = "" if shard[0] == 0 and shard[1] >= config.evaluation.images else f" {shard}"
+            started.append(
+                (
+                    subject.name,
+                    go(
+                        attack_file,
+                        f"{subject.name}: {name}{part}",
+                        subject.onnx,
+                        sources,
+                        images,
+                        before["standing"],
+                        name=name,
+                        attack=spec,
+                        shard=shard,
+                        threat=config.attack_threat,
+                        seed=config.seed,
+                    ),
+                )
+            )
+        if not started:
+            return done
+        for label, outputs in gather(started).items():
+            done[label].append(outputs)
+    raise AssertionError("count() does not end")
+
+
+def _sources(source: str, subject: Subject, subjects: list[Subject]) -> tuple[Artifact, ...] | None:
+    """The files that lead an attack on `subject`; none at all if there is no such file."""
+    if source == "file":
+        return ()
+    if source == "parent":
+        return None if subject.parent is None else (subject.parent,)
+    other = [s for s in subjects if s.name != subject.name and s.onnx != subject.onnx]
+    # A champion comes and goes with the registry: what leads attacks must not change with it.
+    floats = [s for s in other if not _quantized(s) and s.role != "champion"]
+    if source == "ensemble":
+        files = tuple(dict.fromkeys(s.onnx for s in floats))
+        return files if len(files) > 1 else None
+    if source == "robust":
+        trained = [s.onnx for s in floats if s.defenses and s.onnx != subject.parent]
+        return (trained[0],) if trained else None
+    return next(((s.onnx,) for s in other if s.name == source), None)
+
+
+def _quantized(subject: Subject) -> bool:
+    return subject.parent is not None

@@ -1,0 +1,190 @@
+"""What is measured on every exported file, and in which order.
+
+inspect -> for each shard of images: attack after attack on what still stands -> (decided?)
+        -> curve, nearest images, alarms, surveys, certificates -> latency, one file at a time
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from attacks import ATTACKS
+from attacks.profiles import AttackSpec
+from flows.cascade import cascade, profile
+from flows.config import Config
+from flows.subjects import Subject, gather
+from hardening.spec import resolve
+from tasks.decide import decide_early
+from tasks.diagnose import diagnose_file
+from tasks.inspect import inspect_file, measure_file
+from tasks.radii import curve_file, nearest_file
+from tasks.step import Outputs, Runner
+from tasks.store import Artifact
+from tasks.survey import certify_file, survey_file
+
+
+class Measured(NamedTuple):
+    """What was measured on one file; `attacks` and `curves` have an entry a shard."""
+
+    subject: Subject
+    seen: Outputs
+    attacks: list[list[Outputs]]
+    curves: list[Outputs]
+    nearest: Outputs
+    alarms: Outputs
+    surveys: list[Outputs]
+    certificates: list[Outputs]
+    latency: Outputs
+
+
+class Campaign(NamedTuple):
+    """The measurements of all files, and the early decision that ended the attacks, if one did."""
+
+    measured: list[Measured]
+    decision: Artifact | None
+
+
+def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifact) -> Campaign:
+    """Measure every file, side by side if there are workers; time them afterwards, one by one."""
+    seen = gather(
+        (subject.name, go(inspect_file, f"{subject.name}: inspect", subject.onnx, images))
+        for subject in subjects
+    )
+    attacks: dict[str, list[list[Outputs]]] = {subject.name: [] for subject in subjects}
+    decision = None
+    for shard in shards(config):
+        for name, done in cascade(config, go, subjects, seen, images, shard).items():
+            attacks[name].append(done)
+        decision = _decide(config, go, subjects, seen, attacks, shard)
+        if decision is not None:
+            break
+    others = _others(config, go, subjects, seen, attacks, images)
+    measured = [
+        Measured(
+            subject,
+            seen[subject.name],
+            attacks[subject.name],
+            *others[subject.name],
+            go(measure_file, f"{subject.name}: latency", subject.onnx, images).result(),
+        )
+        for subject in subjects
+    ]
+    return Campaign(measured, decision)
+
+
+def longest(attacks: Sequence[AttackSpec]) -> int:
+    """Iterations of the longest attack with gradients."""
+    resolved = [resolve(ATTACKS[a.name], a.params) for a in attacks if a.name == "apgd"]
+    return max((params["steps"] for params in resolved), default=50)
+
+
+def shards(config: Config) -> Iterator[list[int]]:
+    """First image and the one after the last of each part that is attacked at a time."""
+    total, size = config.evaluation.images, config.evaluation.shard
+    for start in range(0, total, size):
+        yield [start, min(start + size, total)]
+
+
+def _decide(
+    config: Config,
+    go: Runner,
+    subjects: list[Subject],
+    seen: dict[str, Outputs],
+    attacks: dict[str, list[list[Outputs]]],
+    shard: list[int],
+) -> Artifact | None:
+    """The decision on every candidate's robust accuracy, if the images so far allow one."""
+    error, limit = config.evaluation.early_decision, config.gate.robust_accuracy
+    if error is None or limit is None or shard[1] >= config.evaluation.images:
+        return None
+    judged = [s for s in subjects if s.role == "candidate"] or subjects[:1]
+    said = go(
+        decide_early,
+        f"decision after {shard[1]} images",
+        tuple(seen[s.name]["seen"] for s in judged),
+        tuple(tuple(done[-1]["standing"] for done in attacks[s.name]) for s in judged),
+        names=[s.name for s in judged],
+        images=shard[1],
+        limit=limit,
+        error=error,
+    ).result()
+    return said.get("decided")
+
+
+def _others(
+    config: Config,
+    go: Runner,
+    subjects: list[Subject],
+    seen: dict[str, Outputs],
+    attacks: dict[str, list[list[Outputs]]],
+    images: Artifact,
+) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
+    """Everything after the attacks, all handed out before any of it is waited for."""
+    effort, threat, seed = profile(config), config.attack_threat, config.seed
+    started = {}
+    for subject in subjects:
+        name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        curves = [
+            go(
+                curve_file,
+                f"{name}: curve",
+                onnx,
+                images,
+                seen[name]["seen"],
+                tuple(made["adversarial"] for made in parts),
+                shard=shard,
+                threat=threat,
+                factors=config.evaluation.curve,
+                seed=seed,
+            )
+            for shard, parts in zip(shards(config), done, strict=False)
+        ]
+        nearest = go(
+            nearest_file,
+            f"{name}: nearest images",
+            onnx,
+            images,
+            norm=threat.norm,
+            sample=effort.distances,
+            seed=seed,
+        )
+        alarms = go(
+            diagnose_file,
+            f"{name}: alarms",
+            onnx,
+            subject.parent,
+            images,
+            tuple(parts[-1]["standing"] for parts in done if parts),
+            threat=threat,
+            gates=list(effort.gates),
+            sample=effort.sample,
+            steps=longest(effort.attacks),
+            limits=config.evaluation.limits,
+            seed=seed,
+        )
+        surveys = [
+            go(survey_file, f"{name}: {spec.name}", onnx, images, survey=spec, seed=seed)
+            for spec in config.evaluation.surveys
+        ]
+        certificates = [
+            go(
+                certify_file,
+                f"{name}: {spec.name}",
+                onnx,
+                images,
+                method=spec,
+                threat=threat,
+                seed=seed,
+            )
+            for spec in config.evaluation.certify
+        ]
+        started[name] = (curves, nearest, alarms, surveys, certificates)
+    return {
+        name: (
+            [curve.result() for curve in curves],
+            nearest.result(),
+            alarms.result(),
+            [survey.result() for survey in surveys],
+            [certificate.result() for certificate in certificates],
+        )
+        for name, (curves, nearest, alarms, surveys, certificates) in started.items()
+    }

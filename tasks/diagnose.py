@@ -1,0 +1,135 @@
+"""The step that looks for masked gradients on a sample of the images."""
+
+import json
+
+import torch
+from torch import Tensor
+
+from attacks import ATTACKS
+from hardening.attack import Attack
+from hardening.data import Labelled
+from hardening.deployed import Deployed
+from hardening.diagnosis.catalogue import counted
+from hardening.diagnosis.diagnose import diagnose
+from hardening.diagnosis.limits import Limits
+from hardening.diagnosis.sample import Probes
+from hardening.evaluation import all_logits, run_attack
+from hardening.evidence import Alarm, Point
+from hardening.spec import Spec, bind
+from hardening.statistics import accuracy
+from hardening.threat import ThreatModel
+from tasks.data import read_images
+from tasks.step import Run, measured
+from tasks.store import Artifact
+from tasks.target import open_exact, placed
+
+RADII = (0.5, 1.0, 2.0)
+"""Multiples of eps attacked each on its own: the accuracy may only fall (G9)."""
+
+
+@measured
+def diagnose_file(
+    run: Run,
+    onnx: Artifact,
+    parent: Artifact | None,
+    images: Artifact,
+    standing: tuple[Artifact, ...],
+    /,
+    *,
+    threat: ThreatModel,
+    gates: list[str],
+    sample: int,
+    steps: int,
+    limits: Limits,
+    seed: int,
+) -> dict[str, bytes]:
+    """Run the gates on the first `sample` images.
+
+    Args:
+        parent: The float file that an int8 file was made from.
+        standing: Per shard, the places that stand after all attacks.
+        steps: Iterations of the evaluation's longest attack: G12 doubles them.
+    """
+    data = placed(read_images(run, images).test)
+    part = Labelled(data.images[:sample], data.labels[:sample])
+    stands = {place for shard in standing for place in json.loads(run.read(shard))}
+    survivors = torch.tensor([place in stands for place in range(len(part))])
+    session, target = open_exact(run, onnx)
+    probes = _probes(steps)
+    found = diagnose(
+        target,
+        part,
+        survivors,
+        probes,
+        threat,
+        seed,
+        limits,
+        gates,
+        run,
+        exact_gradients=session.facts().precision == "float32",
+    )
+    if parent is not None:
+        _, float_target = open_exact(run, parent)
+        standing_parent = _standing(run, float_target, part, probes, threat, seed)
+        found.append(_above(survivors, standing_parent, limits))
+    radii = [
+        _point(run, target, part, probes.apgd_margin, threat.scaled(factor), seed)
+        for factor in RADII
+    ]
+    return {
+        "alarms": json.dumps([alarm.model_dump() for alarm in found]).encode(),
+        "radii": json.dumps([point.model_dump() for point in radii]).encode(),
+    }
+
+
+def _point(
+    run: Run, target: Deployed, part: Labelled, attack: Attack, threat: ThreatModel, seed: int
+) -> Point:
+    """Robust accuracy at one radius, attacked on its own."""
+    standing = _right(target, part)
+    places = standing.nonzero()[:, 0]
+    name = f"eps {threat.eps:.3g}"
+    outcome = run_attack(name, attack, target, target, part, places, threat, seed, run)
+    standing[outcome.fell] = False
+    return Point(eps=threat.eps, accuracy=accuracy(standing.tolist()))
+
+
+def _standing(
+    run: Run, target: Deployed, part: Labelled, probes: Probes, threat: ThreatModel, seed: int
+) -> Tensor:
+    """Which images a float parent keeps under two attacks, (n,) bool."""
+    standing = _right(target, part)
+    for attack in (probes.apgd_ce, probes.apgd_restarts):
+        places = standing.nonzero()[:, 0]
+        outcome = run_attack(
+            "float parent", attack, target, target, part, places, threat, seed, run
+        )
+        standing[outcome.fell] = False
+    return standing
+
+
+def _right(target: Deployed, part: Labelled) -> Tensor:
+    return all_logits(target, part).argmax(1) == part.labels.cpu()
+
+
+def _above(own: Tensor, parent: Tensor, limits: Limits) -> Alarm:
+    found = int(own.sum()) - int(parent.sum())
+    detail = f"int8 {int(own.sum())}, float {int(parent.sum())} of {len(own)}"
+    return counted("int8", found, len(own), limits, detail)
+
+
+def _probes(steps: int) -> Probes:
+    return Probes(
+        fgsm=bind(ATTACKS, Spec(name="fgsm")),
+        pgd=bind(ATTACKS, Spec(name="pgd", params={"steps": 40})),
+        apgd_ce=_apgd(steps=30, loss="ce"),
+        apgd_margin=_apgd(steps=30, loss="margin"),
+        apgd_long=_apgd(steps=2 * steps, loss="dlr"),
+        apgd_restarts=_apgd(steps=30, loss="dlr", restarts=5),
+        unbounded=_apgd(steps=50, loss="margin"),
+        noise=bind(ATTACKS, Spec(name="noise")),
+    )
+
+
+def _apgd(**params: int | str) -> Attack:
+    return bind(ATTACKS, Spec(name="apgd", params=dict(params)))

@@ -1,0 +1,83 @@
+"""Steps that look beyond attacks in the threat model: surveys, and proven lower bounds."""
+
+import torch
+
+from attacks import SURVEYS
+from hardening.certify import CERTIFIERS
+from hardening.errors import ModelError
+from hardening.evaluation import BATCH, generator
+from hardening.evidence import Certificate, Survey
+from hardening.spec import Spec, bind
+from hardening.statistics import accuracy
+from hardening.threat import ThreatModel
+from tasks.data import read_images
+from tasks.step import Run, measured
+from tasks.store import Artifact
+from tasks.target import open_target, placed
+
+
+@measured
+def survey_file(
+    run: Run, onnx: Artifact, images: Artifact, /, *, survey: Spec, seed: int
+) -> dict[str, bytes]:
+    """Accuracy under every condition of one survey."""
+    data = placed(read_images(run, images).test)
+    _, target = open_target(run, onnx)
+    ask = bind(SURVEYS, survey, "evaluation.surveys")
+    parts = []
+    with run.progress(survey.name, len(data), "image") as advance:
+        for index, (x, y) in enumerate(data.batches(BATCH)):
+            parts.append(ask(target, x, y, generator(seed, survey.name, index)))
+            advance(len(y))
+    conditions = {
+        name: accuracy(torch.cat([part[name] for part in parts]).tolist()) for name in parts[0]
+    }
+    found = Survey(
+        survey=survey.name,
+        params=survey.params,
+        conditions=conditions,
+        seconds=round(run.seconds, 3),
+    )
+    return {"survey": found.model_dump_json().encode()}
+
+
+@measured
+def certify_file(
+    run: Run,
+    onnx: Artifact,
+    images: Artifact,
+    /,
+    *,
+    method: Spec,
+    threat: ThreatModel,
+    seed: int,
+) -> dict[str, bytes]:
+    """A lower bound of the robust accuracy, image by image.
+
+    A method that has no answer for a file abstains on every image and says why.
+    """
+    data = read_images(run, images).test
+    certify = bind(CERTIFIERS, method, "evaluation.certify")
+    rng = generator(seed, "certify", method.name)
+    try:
+        found = certify(run.read(onnx), data, threat, rng, run)
+    except ModelError as error:
+        found = _no_answer(method, len(data), threat, str(error))
+    run.line(f"{found.accuracy.value:.1%} certified")
+    return {"certificate": found.model_dump_json().encode()}
+
+
+def _no_answer(method: Spec, images: int, threat: ThreatModel, reason: str) -> Certificate:
+    return Certificate(
+        method=method.name,
+        subject="file",
+        text=f"Not certified: {reason}",
+        norm=threat.norm,
+        eps=threat.eps,
+        certified=[False] * images,
+        abstained=[True] * images,
+        accuracy=accuracy([False] * images),
+        radius_norm=threat.norm,
+        radii=[0.0] * images,
+        figures={},
+    )

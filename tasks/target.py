@@ -1,0 +1,53 @@
+"""Opens exported files for an attack: the one that is judged, and those whose gradients lead."""
+
+from attacks.adaptive import WRAPPERS
+from hardening.carried import Carried, Ensemble
+from hardening.data import Labelled
+from hardening.deployed import Deployed, bfloat16_is_faster
+from hardening.deployment.session import Session
+from hardening.deployment.twin import Twin
+from hardening.spec import Spec, bind
+from hardening.threat import Model
+from tasks.data import device
+from tasks.step import Run
+from tasks.store import Artifact
+
+
+def open_target(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
+    """The running file, and what an attack sees of it; its twin as fast as it can be."""
+    session, target = open_exact(run, onnx)
+    return session, Deployed(session, target.twin, fast=_fast(session))
+
+
+def open_exact(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
+    """The running file, and what an attack sees of it; its twin computes what the file computes."""
+    data = run.read(onnx)
+    session = Session(data)
+    return session, Deployed(session, Twin(data).to(device()))
+
+
+def led_by(run: Run, target: Deployed, sources: tuple[Artifact, ...]) -> Model:
+    """`target` with the gradients of other files; of several, of their mean log-probability."""
+    if not sources:
+        return target
+    twins = [Twin(run.read(source)).to(device()) for source in sources]
+    return Carried(target, twins[0] if len(twins) == 1 else Ensemble(twins))
+
+
+def wrapped(model: Model, through: list[Spec], where: str) -> Model:
+    """`model` seen through adaptive wrappers, the first one innermost."""
+    for wrapper in through:
+        model = bind(WRAPPERS, wrapper, where)(model)
+    return model
+
+
+def placed(images: Labelled) -> Labelled:
+    """The images where models compute."""
+    place = device()
+    return Labelled(images.images.to(place), images.labels.to(place))
+
+
+def _fast(session: Session) -> bool:
+    """An int8 twin rounds as the file does: bfloat16 would change every rounding."""
+    cpu = device().type == "cpu"
+    return cpu and session.facts().precision == "float32" and bfloat16_is_faster()
