@@ -2,6 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint types bench lock clean
@@ -20,10 +21,10 @@ demo: $(READY) ## harden a small model on an embedded dataset and print the verd
 	$(BIN)/temper harden flows/configs/digits.yaml
 
 test: $(READY) ## the test suite, under ten minutes on two cores
-	$(BIN)/python -m pytest -q -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow'
 
 test-all: $(READY) ## the test suite with the long ones
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(READY) ## style, and the arrows between packages
 	$(BIN)/ruff format --check .
@@ -33,8 +34,18 @@ lint: $(READY) ## style, and the arrows between packages
 types: $(READY) ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the recipes of benchmarks/ on real data (TEMPER_DATA names its folder)
+bench: $(READY) $(PEERS)/.ready ## benchmarks on real data (TEMPER_DATA names its folder): hours
 	$(BIN)/python benchmarks/chain.py
+	$(PEERS)/bin/python -m benchmarks.attacks hardened undefended mnist digits
+
+# The published attack libraries, in an environment of their own that sees ours: no dependency of it changes.
+$(PEERS)/.ready: $(READY)
+	python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 \
+		adv-lib==0.2.8 foolbox==3.3.4 eagerpy==0.30.0 adversarial-robustness-toolbox==1.20.1 tqdm requests
+	cd $(PEERS)/lib/python3*/site-packages && touch visdom.py && \
+		$(CURDIR)/$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > project.pth
+	@touch $@
 
 lock: ## rewrite constraints.txt from the newest releases that pyproject.toml allows
 	rm -rf $(VENV)-lock

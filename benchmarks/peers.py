@@ -1,200 +1,245 @@
-"""Strength and cost of our attacks beside the published implementations, on one small model.
+"""Published implementations of the attacks that we have, called as their documentation says.
 
-A convolutional network is trained adversarially on scikit-learn's digits in about a minute; then
-every implementation gets the same images, eps, steps and seed. Needs, in an environment of their
-own (they are no dependencies of the project):
-
-    pip install --no-deps torchattacks pyautoattack adv-lib tqdm visdom requests
-
-    python benchmarks/peers.py --norm linf --eps 0.15 --images 500 --threads 1
+They are no dependencies of the project: `benchmarks/README.md` says how to install them beside it.
+Each entry is `(module, x, y, threat, seed) -> x_adv` at the budget of ours with the same name.
 """
 
-import argparse
-import time
 from collections.abc import Callable
-from functools import partial
-from math import inf, sqrt
+from math import inf
 
-import pyautoattack.autopgd_base
-import pyautoattack.square
+import foolbox
+import numpy as np
 import torch
 import torchattacks
-from adv_lib.attacks.auto_pgd import apgd as adv_lib_apgd
-from sklearn.datasets import load_digits
+from adv_lib import attacks as adv_lib
+from adv_lib.attacks.fast_adaptive_boundary import fab as adv_lib_fab
+from art.attacks import evasion
+from art.estimators.classification import PyTorchClassifier
+from pyautoattack import AutoAttack
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attacks import ATTACKS
-from attacks.gradient import differentiate
-from attacks.losses import ce
 from hardening.threat import ThreatModel
 
-Run = Callable[[nn.Module, Tensor, Tensor, ThreatModel, int], Tensor]
+Peer = Callable[[nn.Module, Tensor, Tensor, ThreatModel, int], Tensor]
+
+NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+ORDERS = {"linf": inf, "l2": 2.0, "l1": 1.0}
+BATCH = 100
 
 
-class Counted(nn.Module):
-    """Counts images forward and backward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forwards = self.backwards = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        logits = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+def standard(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
+    """AutoAttack's standard composition."""
+    whole = AutoAttack(model, norm=NAMES[threat.norm], eps=threat.eps, seed=seed, device="cpu")
+    found = whole.run_standard_evaluation(x, y, batch_size=BATCH)
+    return found[0] if isinstance(found, tuple) else found
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    data = load_digits()
-    x = torch.from_numpy(data.images).float()[:, None] / 16
-    x = F.interpolate(x, scale_factor=2, mode="bilinear").clamp(0, 1)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    return x[order], torch.from_numpy(data.target)[order]
+def auto_apgd(loss: str, steps: int) -> Peer:
+    """APGD of AutoAttack's authors."""
+
+    def run(model, x, y, threat, seed):
+        norm = NAMES[threat.norm]
+        attack = APGDAttack(
+            model, n_iter=steps, norm=norm, eps=threat.eps, seed=seed, loss=loss, device="cpu"
+        )
+        return attack.perturb(x, y)
+
+    return run
 
 
-def trained(x: Tensor, y: Tensor, threat: ThreatModel, epochs: int) -> nn.Module:
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for before, after, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 2)):
-        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    rng = torch.Generator().manual_seed(1)
-    for _ in range(epochs):
-        for part in torch.randperm(len(x), generator=rng).split(100):
-            points = threat.sample(x[part], rng)
-            model.eval()
-            for _ in range(5):
-                _, _, gradient = differentiate(model, points, y[part], ce)
-                points = threat.project(x[part], points + threat.eps / 2 * threat.ascend(gradient))
-            model.train()
-            optimizer.zero_grad()
-            ce(model(points), y[part]).mean().backward()
-            optimizer.step()
-    return model.eval()
+def auto_targeted(steps: int, targets: int) -> Peer:
+    """Targeted APGD of AutoAttack's authors."""
+
+    def run(model, x, y, threat, seed):
+        attack = APGDAttack_targeted(
+            model,
+            n_iter=steps,
+            norm=NAMES[threat.norm],
+            eps=threat.eps,
+            seed=seed,
+            n_target_classes=targets,
+            device="cpu",
+        )
+        return attack.perturb(x, y)
+
+    return run
 
 
-def ours(model, x, y, threat, seed, *, name, **params):
-    return ATTACKS[name](model, x, y, threat, torch.Generator().manual_seed(seed), **params)
+def auto_fab(steps: int, targets: int) -> Peer:
+    """Targeted FAB of AutoAttack's authors."""
+
+    def run(model, x, y, threat, seed):
+        attack = FABAttack_PT(
+            model,
+            norm=NAMES[threat.norm],
+            n_iter=steps,
+            eps=threat.eps,
+            seed=seed,
+            targeted=True,
+            n_target_classes=targets,
+            device="cpu",
+        )
+        return attack.perturb(x, y)
+
+    return run
 
 
-def torchattacks_apgd(model, x, y, threat, seed, *, steps, loss):
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    attack = torchattacks.APGD(model, norm=norm, eps=threat.eps, steps=steps, loss=loss, seed=seed)
-    return attack(x, y)
+def auto_square(queries: int) -> Peer:
+    """Square of AutoAttack's authors."""
+
+    def run(model, x, y, threat, seed):
+        attack = SquareAttack(
+            model,
+            norm=NAMES[threat.norm],
+            n_queries=queries,
+            eps=threat.eps,
+            seed=seed,
+            device="cpu",
+        )
+        return attack.perturb(x, y)
+
+    return run
 
 
-def torchattacks_square(model, x, y, threat, seed, *, queries):
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    attack = torchattacks.Square(model, norm=norm, eps=threat.eps, n_queries=queries, seed=seed)
-    return attack(x, y)
+def torch_attack(name: str, **params: object) -> Peer:
+    """An attack of torchattacks; those without a norm are Linf."""
+
+    def run(model, x, y, threat, seed):
+        torch.manual_seed(seed)
+        given = dict(params)
+        if "norm" in given:
+            given["norm"] = NAMES[threat.norm]
+        return getattr(torchattacks, name)(model, eps=threat.eps, **given)(x, y)
+
+    return run
 
 
-def autoattack_apgd(model, x, y, threat, seed, *, steps, loss):
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    attack = pyautoattack.autopgd_base.APGDAttack(
-        model, n_iter=steps, norm=norm, eps=threat.eps, seed=seed, loss=loss, device="cpu"
-    )
-    return attack.perturb(x, y)
+def torch_cw(steps: int) -> Peer:
+    """C&W of torchattacks: no search for c."""
+
+    def run(model, x, y, threat, seed):  # noqa: ARG001
+        torch.manual_seed(seed)
+        return torchattacks.CW(model, c=1, steps=steps)(x, y)
+
+    return run
 
 
-def autoattack_square(model, x, y, threat, seed, *, queries):
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    attack = pyautoattack.square.SquareAttack(
-        model, norm=norm, n_queries=queries, eps=threat.eps, seed=seed, device="cpu"
-    )
-    return attack.perturb(x, y)
+def adv(name: str, **params: object) -> Peer:
+    """An attack of adv-lib that takes a norm and, where it has one, eps."""
+
+    def run(model, x, y, threat, seed):
+        torch.manual_seed(seed)
+        given = dict(params)
+        if "norm" in given:
+            given["norm"] = ORDERS[threat.norm]
+        if "eps" in given or "ε" in given:
+            given["eps" if "eps" in given else "ε"] = threat.eps
+        function = adv_lib_fab if name == "fab" else getattr(adv_lib, name)
+        return function(model, x, y, **given)
+
+    return run
 
 
-def adv_lib(model, x, y, threat, seed, *, steps, loss):
-    torch.manual_seed(seed)
-    norm = {"linf": inf, "l2": 2.0}[threat.norm]
-    return adv_lib_apgd(model, x, y, eps=threat.eps, norm=norm, n_iter=steps, loss_function=loss)
+def fool(name: str, **params: object) -> Peer:
+    """An attack of foolbox; minimum-norm ones are asked for their smallest perturbation."""
+
+    def run(model, x, y, threat, seed):
+        torch.manual_seed(seed)
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        attack = getattr(foolbox.attacks, name)(**params)
+        minimal = "Minimization" in " ".join(kind.__name__ for kind in type(attack).__mro__)
+        _, clipped, _ = attack(wrapped, x, y, epsilons=None if minimal else threat.eps)
+        return clipped
+
+    return run
 
 
-def runs(steps: int, queries: int) -> dict[str, dict[str, Run]]:
-    table: dict[str, dict[str, Run]] = {}
-    for loss in ("ce", "dlr"):
-        table[f"apgd-{loss}"] = {
-            "ours": partial(ours, name="apgd", steps=steps, loss=loss),
-            "auto-attack": partial(autoattack_apgd, steps=steps, loss=loss),
-            "torchattacks": partial(torchattacks_apgd, steps=steps, loss=loss),
-            "adv-lib": partial(adv_lib, steps=steps, loss=loss),
-        }
-    table["square"] = {
-        "ours": partial(ours, name="square", queries=queries),
-        "auto-attack": partial(autoattack_square, queries=queries),
-        "torchattacks": partial(torchattacks_square, queries=queries),
+def art(name: str, **params: object) -> Peer:
+    """An attack of ART."""
+
+    def run(model, x, y, threat, seed):
+        np.random.seed(seed)  # noqa: NPY002  that is the generator it draws from
+        torch.manual_seed(seed)
+        classifier = PyTorchClassifier(
+            model,
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(x.shape[1:]),
+            nb_classes=10,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
+        given = dict(params)
+        if name != "CarliniL2Method":
+            given |= {"norm": ORDERS[threat.norm], "eps": threat.eps}
+        attack = getattr(evasion, name)(classifier, batch_size=BATCH, **given)
+        return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+    return run
+
+
+def single(threat: ThreatModel) -> dict[str, dict[str, Peer]]:
+    """By the name of our attack: every peer that has it for this norm."""
+    linf, l2 = threat.norm == "linf", threat.norm == "l2"
+    step = threat.eps * 2.5 / 40
+    table: dict[str, dict[str, Peer]] = {
+        "apgd-ce": {
+            "pyautoattack": auto_apgd("ce", 100),
+            "torchattacks": torch_attack("APGD", norm="", steps=100, loss="ce"),
+            "adv-lib": adv("apgd", norm=0, eps=0, n_iter=100, loss_function="ce"),
+            "ART": art(
+                "AutoProjectedGradientDescent",
+                eps_step=2 * threat.eps,
+                max_iter=100,
+                nb_random_init=1,
+                loss_type="cross_entropy",
+                verbose=False,
+            ),
+        },
+        "apgd-dlr-targeted": {
+            "pyautoattack": auto_targeted(100, 9),
+            "adv-lib": adv("apgd_targeted", norm=0, eps=0, n_iter=100, num_targets=9),
+        },
+        "fab": {"pyautoattack": auto_fab(100, 9)},
+        "square": {
+            "pyautoattack": auto_square(1000),
+            "torchattacks": torch_attack("Square", norm="", n_queries=1000),
+            "ART": art("SquareAttack", max_iter=1000, verbose=False),
+        },
+        "fmn": {"adv-lib": adv("fmn", norm=0, steps=100)},
     }
+    if linf:
+        table["fgsm"] = {
+            "torchattacks": torch_attack("FGSM"),
+            "foolbox": fool("LinfFastGradientAttack"),
+            "ART": art("FastGradientMethod", eps_step=threat.eps),
+        }
+        table["pgd-ce"] = {
+            "torchattacks": torch_attack("PGD", alpha=step, steps=40),
+            "adv-lib": adv("pgd_linf", ε=0, steps=40, absolute_step_size=step),
+            "foolbox": fool("LinfPGD", steps=40, abs_stepsize=step),
+            "ART": art(
+                "ProjectedGradientDescentPyTorch",
+                eps_step=step,
+                max_iter=40,
+                num_random_init=1,
+                verbose=False,
+            ),
+        }
+        table["fmn"]["foolbox"] = fool("LInfFMNAttack", steps=100)
+        table["deepfool"] = {"foolbox": fool("LinfDeepFoolAttack", steps=50)}
+    if l2:
+        table["ddn"] = {
+            "adv-lib": adv("ddn", steps=100, levels=None),
+            "foolbox": fool("DDNAttack", steps=100),
+        }
+        table["fmn"]["foolbox"] = fool("L2FMNAttack", steps=100)
+        table["deepfool"] = {"foolbox": fool("L2DeepFoolAttack", steps=50)}
+        table["cw"] = {
+            "adv-lib": adv("carlini_wagner_l2", binary_search_steps=5, max_iterations=200),
+            "foolbox": fool("L2CarliniWagnerAttack", binary_search_steps=5, steps=200),
+            "torchattacks": torch_cw(1000),
+        }
     return table
-
-
-def measure(
-    run: Run, model: nn.Module, batch: tuple[Tensor, Tensor], threat: ThreatModel, seeds: int
-):
-    x, y = batch
-    correct = robust = forwards = backwards = outside = 0
-    seconds = 0.0
-    for seed in range(seeds):
-        counted = Counted(model).eval()
-        begin = time.process_time()
-        parts = [
-            run(counted, *part, threat, seed).detach()
-            for part in zip(x.split(250), y.split(250), strict=True)
-        ]
-        seconds += time.process_time() - begin
-        x_adv = torch.cat(parts)
-        with torch.no_grad():
-            correct = model(x_adv).argmax(1) == y
-        robust += int(correct.sum())
-        forwards += counted.forwards
-        backwards += counted.backwards
-        outside += int((threat.distance(x, x_adv) > threat.eps * (1 + 1e-5)).sum())
-    n = seeds * len(x)
-    return robust / n, seconds / seeds, forwards / n, backwards / n, outside
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
-    parser.add_argument("--eps", type=float, default=0.15)
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    threat = ThreatModel(norm=options.norm, eps=options.eps)
-    x, y = digits()
-    begin = time.monotonic()
-    model = trained(x[options.images :], y[options.images :], threat, options.epochs)
-    x, y = x[: options.images], y[: options.images]
-    with torch.no_grad():
-        clean = (model(x).argmax(1) == y).float().mean()
-    print(
-        f"trained in {time.monotonic() - begin:.0f} s, clean {clean:.3f}, {threat}, {len(x)} images"
-    )
-    heads = "".join(f"{head:>8}" for head in ("robust", "2 SE", "CPU s", "F", "B", "outside"))
-    print(f"{'attack':<10}{'by':<14}{heads}")
-    for attack, by in runs(options.steps, options.queries).items():
-        for name, run in by.items():
-            robust, *cost, outside = measure(run, model, (x, y), threat, options.seeds)
-            error = 2 * sqrt(robust * (1 - robust) / len(x))
-            seconds, forwards, backwards = cost
-            print(
-                f"{attack:<10}{name:<14}{robust:>8.3f}{error:>8.3f}{seconds:>8.2f}"
-                f"{forwards:>8.1f}{backwards:>8.1f}{outside:>8}"
-            )
-
-
-if __name__ == "__main__":
-    main()
