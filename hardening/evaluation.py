@@ -170,9 +170,13 @@ def _in_range(name: str, x: Tensor) -> Tensor:
 
 
 def _believed(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the model whose gradients lead the attack is fooled itself, (n,) bool."""
+    """Whether the model whose gradients lead the attack is fooled itself, (n,) bool.
+
+    A deployed file's twin is asked as it is, not in bfloat16: rounding is not a disagreement.
+    """
+    leader: Model = getattr(model, "twin", model)
     answers = [
-        finite(model(part.detach().requires_grad_()).detach()).argmax(1) for part in x.split(BATCH)
+        finite(leader(part.detach().requires_grad_()).detach()).argmax(1) for part in x.split(BATCH)
     ]
     return torch.cat(answers) != y
 
