@@ -123,6 +123,19 @@ class Config(Record):
         """What the attacks may do."""
         return self.evaluation.threat or self.threat
 
+    def _decides_early(self) -> None:
+        """An early decision is about one check, and needs more than one shard."""
+        where = "evaluation.early_decision"
+        if self.gate.robust_accuracy is None:
+            raise ValueError(f"{where}: expected gate.robust_accuracy, which it decides")
+        if self.gate.min_robust_gain is not None or self.registry is not None:
+            raise ValueError(
+                f"{where}: got it beside gate.min_robust_gain or a registry, expected neither: "
+                "their comparisons need all images"
+            )
+        if self.evaluation.shard >= self.evaluation.images:
+            raise ValueError(f"{where}: expected evaluation.shard below evaluation.images")
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         for name in self.candidates:
@@ -130,6 +143,8 @@ class Config(Record):
                 raise ValueError(f"candidates.{name}: the name is taken, choose another one")
         if self.training is not None and self.model.weights is not None:
             raise ValueError("training: got it beside model.weights, expected one of the two")
+        if self.evaluation.early_decision is not None:
+            self._decides_early()
         if "l0" in {self.threat.norm, self.attack_threat.norm}:
             raise ValueError(
                 "threat.norm: got l0, expected linf, l2 or l1: only single attacks know l0"

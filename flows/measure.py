@@ -94,9 +94,11 @@ def _decide(
 ) -> Artifact | None:
     """The decision on every candidate's robust accuracy, if the images so far allow one."""
     error, limit = config.evaluation.early_decision, config.gate.robust_accuracy
-    if error is None or limit is None or shard[1] >= config.evaluation.images:
-        return None
     judged = [s for s in subjects if s.role == "candidate"] or subjects[:1]
+    last = shard[1] >= config.evaluation.images
+    unattacked = any(not attacks[s.name][-1] for s in judged)
+    if error is None or limit is None or last or unattacked:
+        return None
     said = go(
         decide_early,
         f"decision after {shard[1]} images",

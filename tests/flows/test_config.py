@@ -50,6 +50,11 @@ MISTAKES = {
     "half a normalisation": (["model", "mean"], [0.5], "model: mean and std: got one of them"),
     "registry without a robust limit": (["gate"], {"clean_accuracy": 0.9}, "registry: expected"),
     "registry without candidates": (["candidates"], {}, "registry: expected candidates"),
+    "early decision beside a gain": (
+        ["evaluation", "early_decision"],
+        0.01,
+        "evaluation.early_decision: got it beside gate.min_robust_gain or a registry",
+    ),
     "weights and training": (["model", "weights"], "w.pt", "training: got it beside model.weights"),
 }
 
