@@ -21,6 +21,13 @@ MINIMUM: dict[Kind, tuple[int, int]] = {
 """Forward and backward passes that an attack must be ready to spend on one image to count as one
 of its kind: a due attack is not met by a token one."""
 
+LEAST_SAMPLE = 50
+"""Images that an attack without gradients must meet when it was a detector on a sample."""
+
+ROUGH = frozenset({"universal", "substitute", "noise"})
+"""Attacks that never meet a due kind: one try per image, however much they learnt before, or none
+that looks."""
+
 
 class Gate(Record):
     """The limits a candidate must meet; a limit that is not given is not checked.
@@ -119,17 +126,23 @@ def missing_attacks(model: Evidence) -> list[str]:
     """The kinds of attack that are due against `model` and did not run with enough effort.
 
     A straight-through attack is the white-box attack on a quantized file, and an attack by
-    expectation that on a random model.
+    expectation that on a model against which it is due, a random one.
     """
     ran = {row.kind for row in model.attacks if is_serious(row)}
-    if ran & {"straight-through", "expectation"}:
+    if "straight-through" in ran or ("expectation" in ran and "expectation" in model.due):
         ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]
 
 
 def is_serious(row: AttackRow) -> bool:
-    """Whether an attack was ready to spend what its kind needs at least."""
+    """Whether an attack was ready to spend what its kind needs at least, on enough images.
+
+    A detector that met a sample counts only without gradients: it is there to raise an alarm.
+    """
     forwards, backwards = MINIMUM[row.kind]
+    sample = row.kind == "gradient-free" and row.attacked >= LEAST_SAMPLE
+    if row.attack in ROUGH or (row.sampled and not sample):
+        return False
     return row.budget_forwards >= forwards and row.budget_backwards >= backwards
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from attacks.cost import cost
-from attacks.gradient import draws
 from attacks.profiles import AttackSpec, kind
 from attacks.universal import fooling_rates
 from hardening.attack import facts
@@ -77,15 +76,15 @@ def attack_file(
         attacked=len(outcome.attacked),
         sampled=len(rest) > 0,
         fell=outcome.attacked[fell].tolist(),
-        step=(outcome.step[fell] * draws(model)).tolist(),
+        step=outcome.step[fell].clamp(min=1).tolist(),
         distance=outcome.distance[fell].tolist(),
         unconfirmed=outcome.unconfirmed,
         lost_in_8_bits=_lost(session, data, outcome, fell),
         fooling=_fooling(attack, session, data, outcome, threat, seed),
         forwards=outcome.forwards,
         backwards=outcome.backwards,
-        budget_forwards=budget.forwards * draws(model),
-        budget_backwards=budget.backwards * draws(model),
+        budget_forwards=budget.forwards,
+        budget_backwards=budget.backwards,
         seconds=round(run.seconds, 3),
         adversarial=hashlib.sha256(adversarial).hexdigest(),
     )

@@ -26,7 +26,7 @@ TINY = {
             {"name": "apgd", "params": {"steps": 20, "loss": "ce"}},
             {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
             {"name": "transfer", "params": {"steps": 10}, "source": "parent"},
-            {"name": "square", "params": {"queries": 100}, "sample": 20},
+            {"name": "square", "params": {"queries": 100}},
         ],
     },
     "candidates": {

@@ -212,9 +212,12 @@ def test_a_straight_through_attack_is_the_white_box_attack_of_a_quantized_file()
 
 
 def test_an_attack_by_expectation_is_the_white_box_attack_of_a_random_model():
-    random = model("random", due=["white-box"], attacks=[attack("expectation")])
+    by_expectation = [attack("expectation")]
+    random = model("random", due=["white-box", "expectation"], attacks=by_expectation)
+    plain = model("plain", due=["white-box"], attacks=by_expectation)
 
     assert missing_attacks(random) == []
+    assert missing_attacks(plain) == ["white-box"]
     assert missing_attacks(model("a", due=["expectation"])) == ["expectation"]
 
 
@@ -238,6 +241,22 @@ def test_a_token_attack_does_not_meet_what_is_due(kind):
     for token in tokens:
         judged = judge(run(control(), model("a", due=[kind], attacks=[token])), Gate())
         assert (judged.passed, judged.judgements[0].status) == (False, "NOT EVALUATED")
+
+
+@pytest.mark.parametrize("changes", [{"attack": "noise"}, {"sampled": True, "attacked": 49}])
+def test_a_blind_attack_or_a_small_sample_meets_no_due_kind(changes):
+    row = attack("gradient-free", budget=(10_000, 0))
+
+    assert is_serious(row)
+    assert not is_serious(row.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "gradient-free"])
+def test_gradients_on_a_sample_meet_no_due_kind_and_queries_on_fifty_images_do(kind):
+    sampled = {"sampled": True, "attacked": 50}
+
+    assert not is_serious(attack(kind, budget=(1000, 1000)).model_copy(update=sampled))
+    assert is_serious(attack("gradient-free", budget=(1000, 0)).model_copy(update=sampled))
 
 
 def test_effort_is_what_an_attack_was_ready_to_spend_not_what_it_spent():

@@ -26,7 +26,7 @@ def test_an_attack_says_what_it_met_broke_and_left(made):
     assert cell == ("70 of 194 fell", "", "62.0 % [55.1, 68.4] stand")
 
 
-@pytest.mark.parametrize(("attacked", "most"), [(100, "3.0 %"), (20, "13.9 %"), (1, "95.0 %")])
+@pytest.mark.parametrize(("attacked", "most"), [(100, "3.0 %"), (50, "5.8 %")])
 def test_a_sample_of_which_none_fell_bounds_what_would_have(made, attacked, most):
     (cell,) = cells(cascade.cascade_matrix([sample(made, attacked)]), "square")
 
