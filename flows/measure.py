@@ -125,6 +125,7 @@ def _others(
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
         curves = [
             go(
                 curve_file,
@@ -158,7 +159,8 @@ def _others(
             tuple(parts[-1]["standing"] for parts in done if parts),
             threat=threat,
             gates=list(effort.gates),
-            sample=effort.sample,
+            # An image that an early decision left out did not fall.
+            sample=min(effort.sample, attacked),
             steps=longest(effort.attacks),
             limits=config.evaluation.limits,
             seed=seed,

@@ -36,7 +36,8 @@ def proven_and_fallen(model: Evidence) -> list[int]:
 
 
 def _contradiction(model: Evidence, images: int) -> str:
-    if {len(model.correct), len(model.survived), len(model.falls_at)} != {images}:
+    short = any(len(proof.certified) < images for proof in model.certificates)
+    if short or {len(model.correct), len(model.survived), len(model.falls_at)} != {images}:
         return f": expected {images} outcomes"
     if wrong := _impossible(model):
         return f".attacks.{wrong}"

@@ -7,6 +7,8 @@ from pydantic import JsonValue
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from hardening.consistency import contradiction
+from hardening.errors import BrokenPromise
 from hardening.evidence import Decision, Evidence, Example, RunEvidence
 from hardening.report.page import Picture, render
 from hardening.threat import ThreatModel
@@ -52,8 +54,15 @@ def assemble_run(
 
 @step
 def judge_run(run: Run, evidence: Artifact, /, *, gate: Gate) -> dict[str, bytes]:
-    """The verdict, recomputable by anyone from the evidence and the gate."""
-    verdict = judge(RunEvidence.model_validate_json(run.read(evidence)), gate)
+    """The verdict, recomputable by anyone from the evidence and the gate.
+
+    Raises:
+        BrokenPromise: The evidence contradicts itself: an image is certified and fell, say.
+    """
+    measured = RunEvidence.model_validate_json(run.read(evidence))
+    if wrong := contradiction(measured):
+        raise BrokenPromise(f"evidence: {wrong}")
+    verdict = judge(measured, gate)
     return {"verdict": verdict.model_dump_json(indent=1).encode()}
 
 
