@@ -3,10 +3,10 @@
 import json
 from typing import Any, Literal
 
-from hardening.checklist import checklist
 from safetensors.torch import load as load_tensors
 
 from hardening.alarms import Rounded, alarms
+from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
 from hardening.evidence import (
     Alarm,
