@@ -8,8 +8,10 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from hardening.deployed import Counted
-from hardening.spec import Spec, bind
+from hardening.spec import Spec, bind, resolve
 from hardening.threat import Norm, ThreatModel
+
+CLASSES = 10
 
 
 class Cost(NamedTuple):
@@ -17,6 +19,14 @@ class Cost(NamedTuple):
 
     forwards: int
     backwards: int
+
+
+def starts(spec: Spec) -> int:
+    """Among how many searches, one after the other, the cost is shared."""
+    params = resolve(ATTACKS[spec.name], spec.params)
+    aimed = "targets" in params and params.get("loss", "targeted").endswith("targeted")
+    # The cost is counted on ten classes.
+    return int(params.get("restarts", 1)) * (min(params["targets"], CLASSES - 1) if aimed else 1)
 
 
 def cost(spec: Spec, threat: ThreatModel) -> Cost:
@@ -37,5 +47,5 @@ def _cost(spec: str, norm: Norm) -> Cost:
 
 def _unmoved(x: Tensor) -> Tensor:
     """Logits (B, 10) that lean a little on the image and always say class 0."""
-    lean = x.flatten(1).mean(1, keepdim=True) * torch.linspace(-1e-3, 1e-3, 10, device=x.device)
-    return lean + torch.eye(10, device=x.device)[0]
+    slopes = torch.linspace(-1e-3, 1e-3, CLASSES, device=x.device)
+    return x.flatten(1).mean(1, keepdim=True) * slopes + torch.eye(CLASSES, device=x.device)[0]

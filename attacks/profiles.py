@@ -17,8 +17,8 @@ class AttackSpec(Spec):
 
     source: str = Field(
         default="file",
-        description="whose gradients lead: file, parent (of an int8 file), control, ensemble, "
-        "or a candidate's name",
+        description="whose gradients lead: file, parent (of an int8 file), control, robust, "
+        "ensemble, or a candidate's name",
     )
     through: list[Spec] = Field(default_factory=list, description="adaptive wrappers, inner first")
     sample: int | None = Field(
@@ -89,7 +89,7 @@ PROFILES: dict[str, Profile] = {
             _transfer("robust", 50),
             _transfer("ensemble", 50),
             AttackSpec(name="square", params={"queries": 5000}),
-            AttackSpec(name="hopskipjump", sample=20),
+            AttackSpec(name="hopskipjump", params={"queries": 2000}, sample=20),
         ),
         gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G12", "G13", "G14", "G15", "G17"),
         sample=128,

@@ -40,7 +40,7 @@ def load(name: str, images: int) -> Subject:
     """One of `SUBJECTS`, with its first `images` test images."""
     module, data, threat = SUBJECTS[name]()
     module = module.eval()
-    part = Labelled(data.images[:images], data.labels[:images])
+    part = data.first(images)
     return Subject(module, export(module, tuple(part.images.shape[1:])), part, threat)
 
 

@@ -125,6 +125,7 @@ def _others(
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        # All figures are of the same images: those that an early decision left out are in none.
         attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
         curves = [
             go(
@@ -147,7 +148,7 @@ def _others(
             onnx,
             images,
             norm=threat.norm,
-            sample=effort.distances,
+            sample=min(effort.distances, attacked),
             seed=seed,
         )
         alarms = go(
@@ -159,14 +160,21 @@ def _others(
             tuple(parts[-1]["standing"] for parts in done if parts),
             threat=threat,
             gates=list(effort.gates),
-            # An image that an early decision left out did not fall.
             sample=min(effort.sample, attacked),
             steps=longest(effort.attacks),
             limits=config.evaluation.limits,
             seed=seed,
         )
         surveys = [
-            go(survey_file, f"{name}: {spec.name}", onnx, images, survey=spec, seed=seed)
+            go(
+                survey_file,
+                f"{name}: {spec.name}",
+                onnx,
+                images,
+                survey=spec,
+                attacked=attacked,
+                seed=seed,
+            )
             for spec in config.evaluation.surveys
         ]
         certificates = [
@@ -177,6 +185,7 @@ def _others(
                 images,
                 method=spec,
                 threat=threat,
+                attacked=attacked,
                 seed=seed,
             )
             for spec in config.evaluation.certify

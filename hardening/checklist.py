@@ -191,8 +191,7 @@ def _provable(run: Run) -> Finding:
     if not found:
         return Finding("not run", "no certificate was asked for")
     for certificate in found:
-        # An early decision leaves the last images without an attack.
-        pairs = zip(certificate.certified, run.model.survived, strict=False)
+        pairs = zip(certificate.certified, run.model.survived, strict=True)
         broken = sum(proven and not stands for proven, stands in pairs)
         if certificate.subject == "file" and broken:
             text = f"{certificate.method}: {broken} images proven robust fell to an attack"

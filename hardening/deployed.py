@@ -19,22 +19,26 @@ class Deployed:
 
     The twin's word that an image has fallen is only a hint: the session confirms it, or the search
     goes on. So nothing stops at a point that fools the twin alone, and the twin may compute in
-    bfloat16 where that is faster.
+    bfloat16 where that is faster. A search by scores asks thousands of times: it may be led by the
+    fast twin, too.
     """
 
-    def __init__(self, session: Model, twin: Model, *, fast: bool = False) -> None:
+    def __init__(
+        self, session: Model, twin: Model, *, fast: bool = False, scores: bool = False
+    ) -> None:
         """Put the two together.
 
         Args:
             session: Runs the shipped bytes.
             twin: Computes the same, with gradients.
             fast: Let the twin compute in bfloat16.
+            scores: Let the twin answer where no gradient is asked for, too.
         """
-        self.session, self.twin, self._fast = session, twin, fast
+        self.session, self.twin, self._fast, self._scores = session, twin, fast, scores
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32."""
-        if not x.requires_grad:
+        if not (x.requires_grad or self._scores):
             return self.session(x).to(x.device)
         if not self._fast:
             return self.twin(x)
@@ -93,16 +97,30 @@ class Counted:
 def unchanged(name: str, model: Model) -> Iterator[None]:
     """Attack `model` inside: its state must be the same afterwards, bit for bit.
 
+    The state is that of every module it holds: its twin, and those of a surrogate or a wrapper.
+
     Raises:
         ModelFailure: A parameter or a buffer changed.
     """
-    module = getattr(model, "twin", model)
-    state = dict(module.state_dict()) if isinstance(module, nn.Module) else {}
-    before = {key: tensor.clone() for key, tensor in state.items()}
+    held = [
+        (key, tensor) for module in _modules(model) for key, tensor in module.state_dict().items()
+    ]
+    before = [tensor.clone() for _, tensor in held]
     yield
-    for key, tensor in before.items():
-        if not torch.equal(tensor.nan_to_num(), state[key].nan_to_num()):
+    for (key, after), tensor in zip(held, before, strict=True):
+        if not torch.equal(tensor.nan_to_num(), after.nan_to_num()):
             raise ModelFailure(f"{name}: the model changed {key!r} of itself while under attack")
+
+
+def _modules(holder: object) -> Iterator[nn.Module]:
+    """The modules that `holder` is or holds, however deep among its attributes."""
+    if isinstance(holder, nn.Module):
+        yield holder
+    elif isinstance(holder, list | tuple):
+        for part in holder:
+            yield from _modules(part)
+    elif callable(holder) and not isinstance(holder, type):
+        yield from _modules([*vars(holder).values()] if hasattr(holder, "__dict__") else [])
 
 
 def bfloat16_is_faster() -> bool:

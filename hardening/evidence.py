@@ -30,7 +30,7 @@ class Accuracy(Record):
 
 
 class Fooling(Record):
-    """Shares of images whose label changes, right or wrong before.
+    """Shares of the images that were right whose label changes.
 
     Under one perturbation for all, fitted on other images, and under random noise of the same norm.
     """
@@ -52,7 +52,7 @@ class AttackRow(Record):
     `unconfirmed` images fool the source and not the session; `lost_in_8_bits` are those that fell
     and would not have when stored with 8 bits a channel. Passes are per attacked image:
     `budget_forwards` and `budget_backwards` for one that never falls, `forwards` and `backwards`
-    as spent.
+    as spent. The budget is shared among `starts` searches: restarts, times classes aimed at.
     """
 
     name: str
@@ -74,6 +74,7 @@ class AttackRow(Record):
     backwards: float
     budget_forwards: int
     budget_backwards: int
+    starts: int = 1
     seconds: float
     adversarial: list[str]
 

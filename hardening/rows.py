@@ -30,6 +30,7 @@ class Part(Record):
     backwards: int
     budget_forwards: int
     budget_backwards: int
+    starts: int
     seconds: float
     adversarial: str
 
@@ -60,6 +61,7 @@ def merge(parts: Sequence[Part], standing: set[int], images: int) -> AttackRow:
         backwards=sum(part.backwards for part in parts) / max(attacked, 1),
         budget_forwards=first.budget_forwards,
         budget_backwards=first.budget_backwards,
+        starts=first.starts,
         seconds=round(sum(part.seconds for part in parts), 3),
         adversarial=[part.adversarial for part in parts],
     )

@@ -22,7 +22,7 @@ Mean images used, N = 1000, limit 0.4, error 0.05, accuracy 0.45 (300 runs): 350
 class Decision(Record):
     """Whether the accuracy of all images is `above` a limit (or at it) or `below`; None: go on.
 
-    `images` is how many outcomes, from the first on, decided it: all of them when none did.
+    `images` is how many outcomes were looked at.
     `error` bounds the probability of a wrong decision, whatever the truth.
     """
 
@@ -40,14 +40,16 @@ class Evidence(NamedTuple):
 
 
 def decide(outcomes: Sequence[bool], total: int, limit: float, error: float) -> Decision:
-    """Decide, as early as possible, whether the share of true outcomes is at least `limit`.
+    """Decide whether the share of true outcomes is at least `limit`, if they tell already.
 
     The share is that of all `total` images, seen one after the other in random order, which must
-    not depend on the outcomes. One may look after each image or block and stop at the first
-    decision: with the first image whose e-value reaches 1 / error, the decision is wrong with
-    probability `error` at most (Ville's inequality; Howard et al. 2021,
-    https://arxiv.org/abs/1810.08240). A decision also follows, without any error, as soon as the
-    images left cannot change it; so all images always decide. See `evidence` for the e-values.
+    not depend on the outcomes. One may ask after each image or block and stop at the first
+    decision: it comes when the e-value reaches 1 / error, and is wrong with probability `error` at
+    most, however often one asked (Ville's inequality; Howard et al. 2021,
+    https://arxiv.org/abs/1810.08240). What was reached between two questions does not count: so
+    a decision never contradicts the share of the outcomes that it is reported with. A decision also
+    follows, without any error, as soon as the images left cannot change it; so all images always
+    decide. See `evidence` for the e-values.
 
     Raises:
         ValueError: More outcomes than images, no images, or an error outside (0, 1).
@@ -57,21 +59,18 @@ def decide(outcomes: Sequence[bool], total: int, limit: float, error: float) -> 
             f"got {len(outcomes)} outcomes of {total} images and error {error}, "
             "expected at most as many outcomes as images, at least one image, error in (0, 1)"
         )
-    seen = np.arange(len(outcomes) + 1)
-    hits = np.concatenate([[0], np.cumsum(np.asarray(outcomes, dtype=np.int64))])
-    found = evidence(hits, seen, total, limit)
-    reached = np.maximum(found.above, found.below) >= -np.log(error)
-    if not reached.any():
-        text = f"not decided by {len(outcomes)} of {total} images in random order"
-        return Decision(decided=None, images=len(outcomes), error=error, text=text)
-    first = int(reached.argmax())
-    above = bool(found.above[first] > found.below[first])
+    images = len(outcomes)
+    found = evidence(sum(outcomes), images, total, limit)
+    above, below = float(found.above), float(found.below)
+    if max(above, below) < -np.log(error):
+        text = f"not decided by {images} of {total} images in random order"
+        return Decision(decided=None, images=images, error=error, text=text)
     return Decision(
-        decided="above" if above else "below",
-        images=first,
+        decided="above" if above > below else "below",
+        images=images,
         error=error,
-        text=f"{'at least' if above else 'below'} {limit:.4g}, decided by {first} of {total} "
-        f"images in random order; wrong with probability {error:.4g} at most",
+        text=f"{'at least' if above > below else 'below'} {limit:.4g}, decided by {images} of "
+        f"{total} images in random order; wrong with probability {error:.4g} at most",
     )
 
 

@@ -18,8 +18,8 @@ MINIMUM: dict[Kind, tuple[int, int]] = {
     "transfer": (10, 10),
     "gradient-free": (100, 0),
 }
-"""Forward and backward passes that an attack must be ready to spend on one image to count as one
-of its kind: a due attack is not met by a token one."""
+"""Forward and backward passes that an attack must be ready to spend on one image, from one start
+and towards one class, to count as one of its kind: a due attack is not met by a token one."""
 
 LEAST_SAMPLE = 50
 """Images that an attack without gradients must meet when it was a detector on a sample."""
@@ -143,7 +143,8 @@ def is_serious(row: AttackRow) -> bool:
     sample = row.kind == "gradient-free" and row.attacked >= LEAST_SAMPLE
     if row.attack in ROUGH or (row.sampled and not sample):
         return False
-    return row.budget_forwards >= forwards and row.budget_backwards >= backwards
+    enough = row.budget_forwards >= forwards * row.starts
+    return enough and row.budget_backwards >= backwards * row.starts
 
 
 def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:

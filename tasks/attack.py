@@ -8,13 +8,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from attacks import ATTACKS
-from attacks.cost import cost
+from attacks.cost import cost, starts
 from attacks.profiles import AttackSpec, kind
 from attacks.universal import fooling_rates
 from hardening.attack import facts
 from hardening.data import Labelled
 from hardening.deployment.session import Session
-from hardening.evaluation import Outcome, all_logits, generator, joined, run_attack
+from hardening.evaluation import Outcome, all_logits, all_stand, generator, joined, run_attack
 from hardening.evidence import Fooling
 from hardening.rows import Part
 from hardening.spec import bind
@@ -48,9 +48,9 @@ def attack_file(
             attack before this one left.
     """
     data = placed(read_images(run, images).test)
-    session, target = open_target(run, onnx)
-    model = wrapped(led_by(run, target, sources), attack.through, "evaluation.attacks")
     bound = bind(ATTACKS, attack, "evaluation.attacks")
+    session, target = open_target(run, onnx, facts(bound).access)
+    model = wrapped(led_by(run, target, sources), attack.through, "evaluation.attacks")
     whole = torch.arange(*shard)[: max(len(data) - shard[0], 0)]
     before = [place for place in json.loads(run.read(standing)) if shard[0] <= place < shard[1]]
     budget = cost(attack, threat)
@@ -85,6 +85,7 @@ def attack_file(
         backwards=outcome.backwards,
         budget_forwards=budget.forwards,
         budget_backwards=budget.backwards,
+        starts=starts(attack),
         seconds=round(run.seconds, 3),
         adversarial=hashlib.sha256(adversarial).hexdigest(),
     )
@@ -135,11 +136,13 @@ def _fooling(
     threat: ThreatModel,
     seed: int,
 ) -> Fooling | None:
-    """What one perturbation for all images does to labels, beside random noise."""
+    """What one perturbation for all images that are right does to labels, beside random noise."""
     if attack.name != "universal":
         return None
-    x = data.take(outcome.attacked.to(data.labels.device)).floats()
-    rates = fooling_rates(
-        session, x, outcome.x_adv.to(x.device), threat, generator(seed, "fooling")
-    )
+    met = data.take(outcome.attacked.to(data.labels.device))
+    # The attack leaves an image that is wrong as it is alone: it cannot be fooled.
+    right = all_stand(session, met)
+    x = met.floats()[right.to(data.labels.device)]
+    x_adv = outcome.x_adv[right].to(x.device)
+    rates = fooling_rates(session, x, x_adv, threat, generator(seed, "fooling"))
     return Fooling(universal=rates.universal, noise=rates.noise)

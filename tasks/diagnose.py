@@ -9,8 +9,8 @@ from attacks import ATTACKS
 from hardening.attack import Attack
 from hardening.data import Labelled
 from hardening.deployed import Deployed
-from hardening.diagnosis.catalogue import counted
-from hardening.diagnosis.diagnose import diagnose
+from hardening.diagnosis.catalogue import counted, not_run
+from hardening.diagnosis.diagnose import DIAGNOSED, diagnose
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.sample import Probes
 from hardening.evaluation import all_logits, run_attack
@@ -43,7 +43,7 @@ def diagnose_file(
     limits: Limits,
     seed: int,
 ) -> dict[str, bytes]:
-    """Run the gates on the first `sample` images.
+    """Run the gates on the first `sample` images; those that are left out are listed, too.
 
     Args:
         parent: The float file that an int8 file was made from.
@@ -51,7 +51,7 @@ def diagnose_file(
         steps: Iterations of the evaluation's longest attack: G12 doubles them.
     """
     data = placed(read_images(run, images).test)
-    part = Labelled(data.images[:sample], data.labels[:sample])
+    part = data.first(sample)
     stands = {place for shard in standing for place in json.loads(run.read(shard))}
     survivors = torch.tensor([place in stands for place in range(len(part))])
     session, target = open_exact(run, onnx)
@@ -72,6 +72,7 @@ def diagnose_file(
         _, float_target = open_exact(run, parent)
         standing_parent = _standing(run, float_target, part, probes, threat, seed)
         found.append(_above(survivors, standing_parent, limits))
+    found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in gates]
     radii = [
         _point(run, target, part, probes.apgd_margin, threat.scaled(factor), seed)
         for factor in RADII

@@ -54,7 +54,7 @@ def curve_file(
     """
     data = read_images(run, images).test
     data = placed(data.take(torch.arange(len(data))[slice(*shard)]))
-    session, target = open_target(run, onnx)
+    session, target = open_target(run, onnx, "gradients")
     correct = torch.tensor(json.loads(run.read(seen))["correct"])[slice(*shard)]
     known = _known(run, data, correct, adversarial, shard[0])
     unbounded = threat.unbounded(data.images.shape[1:]).eps / threat.eps
@@ -86,8 +86,8 @@ def nearest_file(
 ) -> dict[str, bytes]:
     """Look for the nearest adversarial image of each of the first `sample` images."""
     data = placed(read_images(run, images).test)
-    part = Labelled(data.images[:sample], data.labels[:sample])
-    session, target = open_target(run, onnx)
+    part = data.first(sample)
+    session, target = open_target(run, onnx, "gradients")
     threat = ThreatModel(norm=norm, eps=1.0).unbounded(part.images.shape[1:])
     spec = NEAREST[norm]
     outcome = run_attack(

@@ -18,11 +18,11 @@ from tasks.target import open_target, placed
 
 @measured
 def survey_file(
-    run: Run, onnx: Artifact, images: Artifact, /, *, survey: Spec, seed: int
+    run: Run, onnx: Artifact, images: Artifact, /, *, survey: Spec, attacked: int, seed: int
 ) -> dict[str, bytes]:
-    """Accuracy under every condition of one survey."""
-    data = placed(read_images(run, images).test)
-    _, target = open_target(run, onnx)
+    """Accuracy of the first `attacked` images under every condition of one survey."""
+    data = placed(read_images(run, images).test.first(attacked))
+    _, target = open_target(run, onnx, "gradients")
     ask = bind(SURVEYS, survey, "evaluation.surveys")
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:
@@ -50,13 +50,14 @@ def certify_file(
     *,
     method: Spec,
     threat: ThreatModel,
+    attacked: int,
     seed: int,
 ) -> dict[str, bytes]:
-    """A lower bound of the robust accuracy, image by image.
+    """A lower bound of the robust accuracy of the first `attacked` images, image by image.
 
     A method that has no answer for a file abstains on every image and says why.
     """
-    data = read_images(run, images).test
+    data = read_images(run, images).test.first(attacked)
     certify = bind(CERTIFIERS, method, "evaluation.certify")
     rng = generator(seed, "certify", method.name)
     try:

@@ -1,6 +1,7 @@
 """Opens exported files for an attack: the one that is judged, and those whose gradients lead."""
 
 from attacks.adaptive import WRAPPERS
+from hardening.attack import Access
 from hardening.carried import Carried, Ensemble
 from hardening.data import Labelled
 from hardening.deployed import Deployed, bfloat16_is_faster
@@ -13,10 +14,14 @@ from tasks.step import Run
 from tasks.store import Artifact
 
 
-def open_target(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
-    """The running file, and what an attack sees of it; its twin as fast as it can be."""
+def open_target(run: Run, onnx: Artifact, access: Access) -> tuple[Session, Deployed]:
+    """The running file, and what an attack sees of it; its twin as fast as it can be.
+
+    A fast twin leads a search by scores, too: the session takes twice as long for an answer.
+    """
     session, target = open_exact(run, onnx)
-    return session, Deployed(session, target.twin, fast=_fast(session))
+    fast = _fast(session)
+    return session, Deployed(session, target.twin, fast=fast, scores=fast and access == "scores")
 
 
 def open_exact(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:

@@ -27,6 +27,10 @@ class Labelled:
         """The chosen images, (n,) indices, in that order."""
         return Labelled(self.images[indices], self.labels[indices])
 
+    def first(self, count: int) -> "Labelled":
+        """The first `count` images, or all when there are fewer."""
+        return Labelled(self.images[:count], self.labels[:count])
+
     def floats(self) -> Tensor:
         """All images as float32 in [0, 1]."""
         return self.images.float() / 255 if self.images.dtype == torch.uint8 else self.images

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hardening.data import Labelled
 from hardening.diagnosis.catalogue import alarm
 from hardening.diagnosis.sample import Sample
 from hardening.evaluation import all_logits
 from hardening.evidence import Alarm
 
 PASSES = 5
-ALONE = 8  # images that are asked again in a batch of their own
+ALONE = 8  # images that are asked again, each in a batch of its own
 TOLERANCE = 1e-5  # AutoAttack's for outputs that are probabilities
 
 
@@ -42,10 +43,14 @@ def state(sample: Sample) -> Alarm:
 
 
 def batch(sample: Sample) -> Alarm:
-    """G3: the first images have the same logits in a batch of their own."""
-    few = min(ALONE, len(sample.images))
-    among_others = all_logits(sample.model, sample.images)[:few]
-    alone = all_logits(sample.model, sample.images.take(torch.arange(few)))
+    """G3: the first images have the same logits beside their negatives and each on its own."""
+    images = sample.images.first(ALONE)
+    few, x = len(images), images.floats()
+    crowd = Labelled(torch.cat([x, 1 - x]), images.labels.repeat(2))
+    among_others = all_logits(sample.model, crowd)[:few]
+    alone = torch.cat(
+        [all_logits(sample.model, Labelled(one[None], images.labels[:1])) for one in x]
+    )
     scale = among_others.abs().max().clamp(min=torch.finfo(among_others.dtype).tiny)
     apart = float((alone - among_others).abs().max() / scale)
     return alarm("batch", apart, few, sample.limits, f"largest logit {float(scale):.3g}")

@@ -4,11 +4,11 @@ import pytest
 
 from attacks import ATTACKS
 from attacks.adaptive import WRAPPERS
-from attacks.cost import cost
+from attacks.cost import cost, starts
 from attacks.profiles import PROFILES, AttackSpec, in_order, kind, label, labels
 from hardening.attack import facts
 from hardening.errors import ConfigError
-from hardening.spec import bind
+from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
 from hardening.verdict import MINIMUM
 
@@ -98,3 +98,18 @@ def test_labels_that_would_be_equal_carry_their_other_parameters():
 def test_the_same_attack_twice_is_refused():
     with pytest.raises(ConfigError, match="'square' twice"):
         labels([AttackSpec(name="square"), AttackSpec(name="square")])
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("pgd", {"steps": 1, "restarts": 20}, 20),
+        ("apgd", {"loss": "ce", "targets": 5}, 1),
+        ("apgd", {"loss": "dlr-targeted", "targets": 5, "restarts": 2}, 10),
+        ("apgd", {"loss": "dlr-targeted", "targets": 50}, 9),
+        ("fab", {"targets": 4}, 4),
+        ("square", {}, 1),
+    ],
+)
+def test_searches_are_restarts_times_classes_aimed_at(name, params, expected):
+    assert starts(Spec(name=name, params=params)) == expected

@@ -115,7 +115,12 @@ def test_an_interrupted_evaluation_goes_on_with_the_shard_it_was_at(elsewhere):
 def test_a_clear_gate_is_decided_before_all_images_are_attacked(place, first):
     """The candidate keeps far more than 1 %: a few shards tell."""
     path = place.write(
-        evaluation__shard=12, evaluation__early_decision=0.05, registry=None, name="early"
+        evaluation__shard=12,
+        evaluation__early_decision=0.05,
+        evaluation__certify=[{"name": "interval"}],
+        evaluation__surveys=[{"name": "spatial", "params": {"rotations": 1, "shifts": 1}}],
+        registry=None,
+        name="early",
     )
     done = place.temper("harden", path)
     assert done.code == 0, done.err
@@ -124,6 +129,10 @@ def test_a_clear_gate_is_decided_before_all_images_are_attacked(place, first):
     assert evidence["images"] == evidence["decision"]["images"] < 60
     for model in evidence["models"].values():
         assert len(model["survived"]) == len(model["correct"]) == evidence["images"]
+        assert len(model["certificates"][0]["certified"]) == evidence["images"]
+        (survey,) = model["surveys"]
+        assert {found["images"] for found in survey["conditions"].values()} == {evidence["images"]}
+        assert len(model["distances"]["values"]) == evidence["images"]
     verdict = place.temper("verdict", "runs/early/latest/evidence.json", "--json")
     assert json.loads(verdict.out)["passed"]
 

@@ -1,9 +1,13 @@
 """A file under attack: the twin leads, the session has the last word."""
 
+import pytest
 import torch
 
 from attacks import ATTACKS
-from hardening.deployed import Counted, Deployed
+from attacks.adaptive import expectation
+from hardening.carried import Carried, Ensemble
+from hardening.deployed import Counted, Deployed, unchanged
+from hardening.errors import ModelFailure
 from hardening.threat import ThreatModel
 
 THREAT = ThreatModel(norm="linf", eps=0.1)
@@ -69,3 +73,47 @@ def test_bfloat16_gradients_find_what_float32_confirms():
 def test_counting_changes_nothing():
     x = torch.rand(5, 1, 4, 4)
     assert torch.equal(Counted(plane)(x), plane(x))
+
+
+def test_scores_may_be_the_twins_and_success_is_the_sessions():
+    asked = []
+
+    def session(x):
+        asked.append(len(x))
+        return plane(x)
+
+    x = torch.full((1, 1, 4, 4), 0.57)
+    label = torch.ones(1, dtype=torch.long)
+    model = Deployed(session, lambda x: plane(x, at=0.49), scores=True)
+    found = ATTACKS["square"](model, x, label, THREAT, torch.Generator(), queries=200)
+    assert plane(found.x_adv).argmax(1).item() != 1
+    assert 0 < len(asked) < found.step.item()
+
+
+class Drifting(torch.nn.Module):
+    """Counts its passes in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        return plane(x)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda drifting: drifting,
+        lambda drifting: Deployed(plane, drifting),
+        lambda drifting: Carried(plane, drifting),
+        lambda drifting: Carried(plane, Ensemble([plane, drifting])),
+        lambda drifting: expectation(Deployed(plane, drifting), draws=2),
+    ],
+    ids=["itself", "a twin", "a surrogate", "a member", "wrapped"],
+)
+def test_a_model_that_changes_itself_is_found_wherever_it_hides(hold):
+    model = hold(Drifting())
+    with pytest.raises(ModelFailure, match="changed 'passes' of itself"), unchanged("pgd", model):
+        model(torch.rand(1, 1, 4, 4).requires_grad_())

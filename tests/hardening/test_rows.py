@@ -26,6 +26,7 @@ def part(name="apgd", fell=(), attacked=2, **changes):
         "backwards": 10,
         "budget_forwards": 6,
         "budget_backwards": 5,
+        "starts": 1,
         "seconds": 1.5,
         "adversarial": f"digest of {name} {list(fell)}",
     }

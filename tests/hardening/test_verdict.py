@@ -265,6 +265,13 @@ def test_effort_is_what_an_attack_was_ready_to_spend_not_what_it_spent():
     assert is_serious(early)
 
 
+@pytest.mark.parametrize(("starts", "serious"), [(1, True), (5, True), (20, False)])
+def test_many_short_searches_do_not_make_a_long_one(starts, serious):
+    row = attack(budget=(100, 100)).model_copy(update={"starts": starts})
+
+    assert is_serious(row) == serious
+
+
 def test_two_token_attacks_do_not_make_a_serious_one():
     tokens = [attack(budget=(15, 15)), attack("expectation", hits=99, clean=100, budget=(15, 15))]
 

@@ -70,6 +70,15 @@ def test_neighbours_that_decide_about_an_image(images, examine):
     assert examine(coupled, images, gates=["G3"])["G3"].fired
 
 
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_neighbours_are_noticed_in_the_smallest_sample(count, images, examine):
+    def coupled(x):
+        return linear(x) + x.std()
+
+    found = examine(coupled, images.first(count), gates=["G3"])["G3"]
+    assert (found.fired, found.images) == (True, count)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
 @pytest.mark.parametrize(("size", "fires"), [(1e-6, False), (1e-2, True)], ids=["bits", "much"])
 def test_a_dependence_is_measured_against_the_logits(size, fires, scale, images, examine):
