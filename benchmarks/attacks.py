@@ -10,6 +10,7 @@ float32, by the module: outside the threat model it does not count.
 
 import argparse
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -181,6 +182,7 @@ def main() -> int:
         random.Random(f"{name} {options.seed}").shuffle(todo)
         for key, run in todo:
             show(subject, key, run(options.seed))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
     return 0
 
 
