@@ -4,7 +4,7 @@ By stochastic gradients, https://arxiv.org/abs/1811.11304, or by DeepFool steps 
 https://arxiv.org/abs/1610.08401. Shapes: B images (B, ...), v (...) like one of them, K classes.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from attacks.noise import mistaken
 from attacks.parameters import Count, Share
 from attacks.search import Search, streams
 from hardening.attack import Found, describes, stands
+from hardening.evidence import Fooling
 from hardening.threat import Model, ThreatModel
 
 Method = Literal["sgd", "deepfool"]
@@ -28,13 +29,6 @@ RIVALS = 9  # classes a DeepFool step considers: the paper's ten best with the l
 DEEPFOOL_STEPS = 10
 OVERSHOOT = 0.02
 ENOUGH = 0.8  # share of fooled images at which the DeepFool form stops, the paper's 1 - delta
-
-
-class Fooling(NamedTuple):
-    """Shares of images whose label changed: under a perturbation, and under noise of its size."""
-
-    universal: float
-    noise: float
 
 
 @describes("gradients", norms=("linf", "l2", "l1"), whole=True)
@@ -136,15 +130,18 @@ def fooling_rates(
 ) -> Fooling:
     """Shares of images whose label changes: at `x_adv`, and at a random border point each.
 
-    A change of label is not an error: an image that was wrong may become right, or wrong in another
-    way. The two are the same where the model gets every given image right, and images that it does
-    not are best left out: attacks return them as they came, so they count as unchanged.
+    A change of label is not an error, unless the model gets every given image right; images that it
+    does not are best left out: attacks return them as they came, so they count as unchanged.
     """
     anything = torch.zeros(len(x), dtype=torch.long, device=x.device)
     labels = look(model, x, mistaken, anything)[0].argmax(1)
     ways = [torch.randn(x.shape[1:], generator=stream) for stream in streams(len(x), rng)]
     noisy = threat.summit(x, torch.stack(ways).to(x)) if ways else x
-    return Fooling(_changed(model, x_adv, labels), _changed(model, noisy, labels))
+    return Fooling(
+        images=len(x),
+        universal=_changed(model, x_adv, labels),
+        noise=_changed(model, noisy, labels),
+    )
 
 
 def _changed(model: Model, points: Tensor, labels: Tensor) -> float:

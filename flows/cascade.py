@@ -18,12 +18,16 @@ Entry = tuple[str, AttackSpec, tuple[Artifact, ...]]
 def profile(config: Config) -> Profile:
     """The effort profile of the configuration, with the user's own attacks if there are any.
 
-    A profile's attacks are those that know the threat's norm.
+    A profile's attacks are those that know the threat's norm. Whether attacks of the user's own
+    had converged (G12, G13) is always asked.
     """
     chosen, norm = PROFILES[config.evaluation.profile], config.attack_threat.norm
     own = config.evaluation.attacks
     known = [spec for spec in chosen.attacks if norm in facts(ATTACKS[spec.name]).norms]
-    return chosen._replace(attacks=tuple(known if own is None else own))
+    if own is None:
+        return chosen._replace(attacks=tuple(known))
+    gates = (*chosen.gates, *(gate for gate in ("G12", "G13") if gate not in chosen.gates))
+    return chosen._replace(attacks=tuple(own), gates=gates)
 
 
 def entries(config: Config, subject: Subject, subjects: list[Subject]) -> list[Entry]:

@@ -104,7 +104,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         file.seen["seen"],
         tuple(tuple(parts) for parts in file.attacks),
         tuple(curve["falls_at"] for curve in file.curves),
-        file.nearest["distances"],
+        file.nearest,
         file.alarms,
         tuple(made["survey"] for made in file.surveys),
         tuple(made["certificate"] for made in file.certificates),

@@ -147,7 +147,7 @@ def _others(
             f"{name}: nearest images",
             onnx,
             images,
-            norm=threat.norm,
+            threat=threat,
             sample=min(effort.distances, attacked),
             seed=seed,
         )

@@ -219,6 +219,8 @@ def _images_only(run: Run) -> Finding:  # noqa: ARG001
 def _worst_case(run: Run) -> Finding:
     rows = len(run.model.attacks)
     text = f"an image counts as robust only if it stands under every one of {rows} attacks"
+    if sampled := [row.name for row in run.model.attacks if row.sampled]:
+        text += f"; {_list(sampled)} met a sample, none of which fell"
     return Finding("passed" if rows else "not run", text)
 
 

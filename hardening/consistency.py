@@ -17,8 +17,8 @@ def contradiction(run: RunEvidence) -> str:
 
 
 def worst_case(model: Evidence) -> list[bool]:
-    """Per image: right as it is, fallen to no attack and at no radius up to eps."""
-    fallen = {image for row in model.attacks for image in row.fell}
+    """Per image: right as it is, fallen to no attack, to no probe and at no radius up to eps."""
+    fallen = {image for row in model.attacks for image in row.fell} | {*model.probed}
     return [
         right and image not in fallen and (falls_at is None or falls_at > 1)
         for image, (right, falls_at) in enumerate(zip(model.correct, model.falls_at, strict=True))

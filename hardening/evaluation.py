@@ -58,11 +58,14 @@ def run_attack(
     seed: int,
     log: Log,
     budget: int = 1,
+    leader: Model | None = None,
 ) -> Outcome:
     """Run `attack` on `model` against the images at the places `standing` (n,); `session` judges.
 
     Args:
         budget: Forward passes of an image that never falls, for the progress bar.
+        leader: Whose word that an image has fallen is held against the session's; `model` or its
+            twin when not given.
 
     Raises:
         ThreatViolation: An adversarial image lies outside the threat model.
@@ -75,6 +78,7 @@ def run_attack(
         no_images = torch.zeros(0, *images.images.shape[1:])
         return Outcome(standing, no_images, nothing.bool(), nothing.long(), nothing, 0, 0, 0)
     parts = []
+    believer: Model = getattr(model, "twin", model) if leader is None else leader
     fallen = unconfirmed = 0
     with unchanged(name, model), log.progress(name, len(standing) * budget, "pass") as advance:
         counted = Counted(model, lambda count: advance(count, f"{fallen} fallen"))
@@ -87,7 +91,7 @@ def run_attack(
             fooled = ~all_stand(session, Labelled(x_adv, y))
             distance = threat.distance(x, x_adv).cpu()
             parts.append((x_adv.cpu(), fooled, found.step.cpu(), distance))
-            unconfirmed += int((_believed(model, x_adv, y).cpu() & ~fooled).sum())
+            unconfirmed += int((_believed(believer, x_adv, y).cpu() & ~fooled).sum())
             fallen += int(fooled.sum())
     x_adv, fooled, step, distance = (torch.cat(column) for column in zip(*parts, strict=True))
     passes = counted.forwards, counted.backwards
@@ -169,12 +173,8 @@ def _in_range(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def _believed(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the model whose gradients lead the attack is fooled itself, (n,) bool.
-
-    A deployed file's twin is asked as it is, not in bfloat16: rounding is not a disagreement.
-    """
-    leader: Model = getattr(model, "twin", model)
+def _believed(leader: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the model whose gradients lead the attack is fooled itself, (n,) bool."""
     answers = [
         finite(leader(part.detach().requires_grad_()).detach()).argmax(1) for part in x.split(BATCH)
     ]

@@ -35,6 +35,7 @@ class Fooling(Record):
     Under one perturbation for all, fitted on other images, and under random noise of the same norm.
     """
 
+    images: int
     universal: float
     noise: float
 
@@ -52,7 +53,8 @@ class AttackRow(Record):
     `unconfirmed` images fool the source and not the session; `lost_in_8_bits` are those that fell
     and would not have when stored with 8 bits a channel. Passes are per attacked image:
     `budget_forwards` and `budget_backwards` for one that never falls, `forwards` and `backwards`
-    as spent. The budget is shared among `starts` searches: restarts, times classes aimed at.
+    as spent. The budget is shared among `starts` searches: restarts, times classes aimed at;
+    in it, the draws that make one answer of a random model count as one pass.
     """
 
     name: str
@@ -222,8 +224,10 @@ class Decision(Record):
 class Evidence(Record):
     """Everything measured on one exported file.
 
-    `survived` is the worst case per image: correct, fallen to no attack, and not fallen at a radius
-    up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to suffice).
+    `survived` is the worst case per image: correct, fallen to no attack, to none of the probes
+    behind alarms and distances (`probed` are those that fell to these alone), and not fallen at a
+    radius up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to
+    suffice).
     """
 
     name: str
@@ -238,6 +242,7 @@ class Evidence(Record):
     attacks: list[AttackRow]
     robust: Accuracy
     survived: list[bool]
+    probed: list[int] = Field(default_factory=list)
     falls_at: list[float | None] = Field(default_factory=list)
     curve: list[Point]
     distances: Distances | None = None

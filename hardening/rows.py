@@ -74,12 +74,13 @@ def merge_all(shards: Iterable[Sequence[Part]], correct: Sequence[bool]) -> list
 
 
 def _mean_fooling(parts: Sequence[Part]) -> Fooling | None:
-    """Weighted by the images of each shard."""
-    weights = [(part.attacked, part.fooling) for part in parts if part.fooling is not None]
-    total = sum(weight for weight, _ in weights)
+    """Weighted by the images that each shard counted."""
+    said = [part.fooling for part in parts if part.fooling is not None]
+    total = sum(each.images for each in said)
     if not total:
         return None
     return Fooling(
-        universal=sum(weight * said.universal for weight, said in weights) / total,
-        noise=sum(weight * said.noise for weight, said in weights) / total,
+        images=total,
+        universal=sum(each.images * each.universal for each in said) / total,
+        noise=sum(each.images * each.noise for each in said) / total,
     )

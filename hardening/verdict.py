@@ -24,9 +24,9 @@ and towards one class, to count as one of its kind: a due attack is not met by a
 LEAST_SAMPLE = 50
 """Images that an attack without gradients must meet when it was a detector on a sample."""
 
-ROUGH = frozenset({"universal", "substitute", "noise"})
-"""Attacks that never meet a due kind: one try per image, however much they learnt before, or none
-that looks."""
+ROUGH = frozenset({"deepfool", "universal", "substitute", "noise"})
+"""Attacks that never meet a due kind: they stop at the first border they come to, try once per
+image, however much they learnt before, or do not look."""
 
 
 class Gate(Record):

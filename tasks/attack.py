@@ -9,15 +9,17 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from attacks.cost import cost, starts
+from attacks.gradient import draws
 from attacks.profiles import AttackSpec, kind
 from attacks.universal import fooling_rates
 from hardening.attack import facts
 from hardening.data import Labelled
+from hardening.deployed import Deployed
 from hardening.deployment.session import Session
 from hardening.evaluation import Outcome, all_logits, all_stand, generator, joined, run_attack
 from hardening.evidence import Fooling
 from hardening.rows import Part
-from hardening.spec import bind
+from hardening.spec import bind, resolve
 from hardening.threat import Model, ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
@@ -55,9 +57,13 @@ def attack_file(
     before = [place for place in json.loads(run.read(standing)) if shard[0] <= place < shard[1]]
     budget = cost(attack, threat)
 
+    # Rounding to bfloat16 is no disagreement of twin and file: the exact twin is asked in the end.
+    leader = model if sources else wrapped(Deployed(session, target.twin), attack.through, "")
+    passes = budget.forwards * draws(model)
+
     def attempt(places: Tensor) -> Outcome:
         return run_attack(
-            name, bound, model, session, data, places, threat, seed, run, budget.forwards
+            name, bound, model, session, data, places, threat, seed, run, passes, leader
         )
 
     first, rest = _sample(whole if facts(bound).whole else torch.tensor(before), attack, seed, name)
@@ -69,14 +75,14 @@ def attack_file(
     part = Part(
         name=name,
         attack=attack.name,
-        params=attack.params,
+        params=resolve(ATTACKS[attack.name], attack.params),
         source=attack.source,
         through=[wrapper.model_dump() for wrapper in attack.through],
         kind=kind(attack, session.facts().precision),
         attacked=len(outcome.attacked),
         sampled=len(rest) > 0,
         fell=outcome.attacked[fell].tolist(),
-        step=outcome.step[fell].clamp(min=1).tolist(),
+        step=_steps(outcome.step[fell], budget.forwards),
         distance=outcome.distance[fell].tolist(),
         unconfirmed=outcome.unconfirmed,
         lost_in_8_bits=_lost(session, data, outcome, fell),
@@ -106,6 +112,11 @@ def _sample(places: Tensor, attack: AttackSpec, seed: int, name: str) -> tuple[T
     rng = generator(seed, name, "sample")
     mixed = places[torch.randperm(len(places), generator=rng)]
     return mixed[: attack.sample].sort().values, mixed[attack.sample :].sort().values
+
+
+def _steps(step: Tensor, budget: int) -> list[int]:
+    """When each fell; at the end where the session alone is fooled: the search did not see it."""
+    return torch.where(step < 0, budget, step).clamp(min=1).tolist()
 
 
 def _packed(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> bytes:
@@ -144,5 +155,4 @@ def _fooling(
     right = all_stand(session, met)
     x = met.floats()[right.to(data.labels.device)]
     x_adv = outcome.x_adv[right].to(x.device)
-    rates = fooling_rates(session, x, x_adv, threat, generator(seed, "fooling"))
-    return Fooling(universal=rates.universal, noise=rates.noise)
+    return fooling_rates(session, x, x_adv, threat, generator(seed, "fooling"))

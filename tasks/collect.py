@@ -41,7 +41,7 @@ def collect_evidence(
     seen: Artifact,
     shards: tuple[tuple[dict[str, Artifact], ...], ...],
     curves: tuple[Artifact, ...],
-    nearest: Artifact,
+    nearest: dict[str, Artifact],
     diagnosed: dict[str, Artifact],
     surveys: tuple[Artifact, ...],
     certificates: tuple[Artifact, ...],
@@ -71,8 +71,9 @@ def collect_evidence(
     rows = merge_all([[_part(run, made) for made in parts] for parts in shards], correct)
     falls = [float("inf") if fall is None else fall for fall in falls_at]
     fallen = {image for row in rows for image in row.fell}
+    probed = {place for made in (diagnosed, nearest) for place in _json(run, made["fell"])}
     survived = [
-        right and image not in fallen and fall > 1
+        right and image not in fallen and image not in probed and fall > 1
         for image, (right, fall) in enumerate(zip(correct, falls, strict=True))
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
@@ -89,9 +90,10 @@ def collect_evidence(
         attacks=rows,
         robust=accuracy(survived),
         survived=survived,
+        probed=sorted(probed.intersection(i for i, right in enumerate(correct) if right) - fallen),
         falls_at=falls_at,
         curve=_curve(threat, everything, factors, survived, falls),
-        distances=Distances(**_json(run, nearest)),
+        distances=Distances(**_json(run, nearest["distances"])),
         surveys=[Survey(**_json(run, survey)) for survey in surveys],
         certificates=[Certificate(**_json(run, made)) for made in certificates],
         alarms=_alarms(run, diagnosed, rows, attacked, limits),

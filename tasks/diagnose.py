@@ -45,6 +45,8 @@ def diagnose_file(
 ) -> dict[str, bytes]:
     """Run the gates on the first `sample` images; those that are left out are listed, too.
 
+    What stood under all attacks and falls to a probe has fallen: the output `fell` has its places.
+
     Args:
         parent: The float file that an int8 file was made from.
         standing: Per shard, the places that stand after all attacks.
@@ -56,7 +58,7 @@ def diagnose_file(
     survivors = torch.tensor([place in stands for place in range(len(part))])
     session, target = open_exact(run, onnx)
     probes = _probes(steps)
-    found = diagnose(
+    found, fallen = diagnose(
         target,
         part,
         survivors,
@@ -73,26 +75,30 @@ def diagnose_file(
         standing_parent = _standing(run, float_target, part, probes, threat, seed)
         found.append(_above(survivors, standing_parent, limits))
     found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in gates]
-    radii = [
-        _point(run, target, part, probes.apgd_margin, threat.scaled(factor), seed)
-        for factor in RADII
-    ]
+    radii = []
+    for factor in RADII:
+        at = threat.scaled(factor)
+        standing_there = _after(run, target, part, probes.apgd_margin, at, seed)
+        radii.append(Point(eps=at.eps, accuracy=accuracy(standing_there.tolist())))
+        if factor <= 1:
+            fallen |= ~standing_there
     return {
+        "fell": json.dumps((fallen & survivors).nonzero()[:, 0].tolist()).encode(),
         "alarms": json.dumps([alarm.model_dump() for alarm in found]).encode(),
         "radii": json.dumps([point.model_dump() for point in radii]).encode(),
     }
 
 
-def _point(
+def _after(
     run: Run, target: Deployed, part: Labelled, attack: Attack, threat: ThreatModel, seed: int
-) -> Point:
-    """Robust accuracy at one radius, attacked on its own."""
+) -> Tensor:
+    """Which images stand under one attack on its own, (n,) bool."""
     standing = _right(target, part)
     places = standing.nonzero()[:, 0]
     name = f"eps {threat.eps:.3g}"
     outcome = run_attack(name, attack, target, target, part, places, threat, seed, run)
     standing[outcome.fell] = False
-    return Point(eps=threat.eps, accuracy=accuracy(standing.tolist()))
+    return standing
 
 
 def _standing(

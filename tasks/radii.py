@@ -12,7 +12,7 @@ from hardening.data import Labelled
 from hardening.evaluation import run_attack
 from hardening.evidence import Distances
 from hardening.radii import Radii, curve
-from hardening.spec import bind
+from hardening.spec import bind, resolve
 from hardening.threat import Norm, ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
@@ -80,16 +80,18 @@ def nearest_file(
     images: Artifact,
     /,
     *,
-    norm: Norm,
+    threat: ThreatModel,
     sample: int,
     seed: int,
 ) -> dict[str, bytes]:
-    """Look for the nearest adversarial image of each of the first `sample` images."""
+    """Look for the nearest adversarial image of each of the first `sample` images.
+
+    The output `fell` has the places of those that fall within the threat model.
+    """
     data = placed(read_images(run, images).test)
     part = data.first(sample)
     session, target = open_target(run, onnx, "gradients")
-    threat = ThreatModel(norm=norm, eps=1.0).unbounded(part.images.shape[1:])
-    spec = NEAREST[norm]
+    spec = NEAREST[threat.norm]
     outcome = run_attack(
         "nearest adversarial images",
         bind(ATTACKS, spec),
@@ -97,7 +99,7 @@ def nearest_file(
         session,
         part,
         torch.arange(len(part)),
-        threat,
+        threat.unbounded(part.images.shape[1:]),
         seed,
         run,
     )
@@ -106,8 +108,14 @@ def nearest_file(
         round(value, 6) if found else None
         for value, found in zip(outcome.distance.tolist(), fooled, strict=True)
     ]
-    found = Distances(attack=spec.name, params=spec.params, values=values)
-    return {"distances": found.model_dump_json().encode()}
+    found = Distances(
+        attack=spec.name, params=resolve(ATTACKS[spec.name], spec.params), values=values
+    )
+    near = outcome.fooled & threat.contains(part.floats().cpu(), outcome.x_adv)
+    return {
+        "distances": found.model_dump_json().encode(),
+        "fell": json.dumps(near.nonzero()[:, 0].tolist()).encode(),
+    }
 
 
 def _known(

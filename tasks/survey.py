@@ -7,7 +7,7 @@ from hardening.certify import CERTIFIERS
 from hardening.errors import ModelError
 from hardening.evaluation import BATCH, generator
 from hardening.evidence import Certificate, Survey
-from hardening.spec import Spec, bind
+from hardening.spec import Spec, bind, resolve
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
 from tasks.data import read_images
@@ -34,7 +34,7 @@ def survey_file(
     }
     found = Survey(
         survey=survey.name,
-        params=survey.params,
+        params=resolve(SURVEYS[survey.name], survey.params),
         conditions=conditions,
         seconds=round(run.seconds, 3),
     )

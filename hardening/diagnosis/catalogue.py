@@ -144,8 +144,8 @@ GATES: dict[str, Gate] = {
     "violations": Gate(
         "G18",
         "successes verified",
-        "adversarial images outside the threat model or not confirmed in float32: each is an error "
-        "that ends the run, so there are none",
+        "adversarial images outside the threat model: each is an error that ends the run, so there "
+        "are none; a success that the file does not confirm in float32 is not counted as one",
         "nothing to do",
     ),
     "unconfirmed": Gate(

@@ -1,7 +1,9 @@
 """Run the gates on a sample."""
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hardening.data import Labelled
@@ -40,6 +42,13 @@ attacks on its survivors, G15 by thousands of forward passes; G17 about 1,000 a 
 """
 
 
+class Diagnosis(NamedTuple):
+    """The alarms, and which of the n images a probe broke within the threat, (n,) bool."""
+
+    alarms: list[Alarm]
+    fallen: Tensor
+
+
 def diagnose(
     model: Model,
     images: Labelled,
@@ -53,7 +62,7 @@ def diagnose(
     *,
     exact_gradients: bool = True,
     features: Model | None = None,
-) -> list[Alarm]:
+) -> Diagnosis:
     """The alarms of `gates` on a sample of n images, the quiet ones too, in the catalogue's order.
 
     Args:
@@ -87,5 +96,7 @@ def diagnose(
         log=log,
         exact_gradients=exact_gradients,
         features=model if features is None else features,
+        fallen=torch.zeros(len(images), dtype=torch.bool),
     )
-    return [measure(sample) for gate, measure in DIAGNOSED.items() if gate in gates]
+    alarms = [measure(sample) for gate, measure in DIAGNOSED.items() if gate in gates]
+    return Diagnosis(alarms, sample.fallen)

@@ -40,6 +40,7 @@ class Sample(NamedTuple):
     `correct` and `survivors` (n,) bool say which images it gets right and which stood under all
     attacks. `exact_gradients` is false where the backward pass is a stand-in on purpose.
     `features` is what the binarisation test reads from: the model's logits or something deeper.
+    `fallen` (n,) bool fills while the gates probe: images that any of them broke within the threat.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Sample(NamedTuple):
     log: Log
     exact_gradients: bool
     features: Model
+    fallen: Tensor
 
     def rng(self, purpose: str) -> torch.Generator:
         """Random numbers for one purpose."""
@@ -78,4 +80,6 @@ class Sample(NamedTuple):
             self.log,
         )
         fallen[outcome.fell] = True
+        if threat is None:
+            self.fallen[outcome.fell] = True
         return fallen

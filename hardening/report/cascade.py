@@ -24,6 +24,9 @@ def cascade_matrix(models: list[Evidence]) -> Matrix:
         found = [(m, next((row for row in m.attacks if row.name == name), None)) for m in models]
         kinds = ", ".join(dict.fromkeys(row.kind for _, row in found if row))
         lines.append(Line(name, kinds, "", [_cell(model, row) for model, row in found]))
+    if any(model.probed for model in models):
+        cells = [Cell(f"{numbers.count(len(model.probed))} fell") for model in models]
+        lines.append(Line("probes", "behind alarms and distances", "", cells))
     return Matrix([model.name for model in models], lines)
 
 

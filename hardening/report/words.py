@@ -67,11 +67,22 @@ def meaning(run: RunEvidence) -> str:
     """What a robust accuracy says, and what it does not."""
     return (
         f"Robust accuracy is the share of these {numbers.count(run.images)} test images that "
-        "stayed correctly classified under every attack that ran, taking the worst attack for each "
-        "image. An adversarial image counted only when the exported file itself, run by ONNX "
-        "Runtime, was fooled by it. The number is what these attacks could not break under this "
-        "threat model: a stronger attack can only lower it, and it says nothing about larger or "
-        "other changes (rotation, blur, a sticker), nor about other data."
+        "stayed correctly classified under every attack that met them, taking the worst attack for "
+        f"each image.{_detectors(run)} An adversarial image counted only when the exported file "
+        "itself, run by ONNX Runtime, was fooled by it. The number is what these attacks could not "
+        "break under this threat model: a stronger attack can only lower it, and it says nothing "
+        "about larger or other changes (rotation, blur, a sticker), nor about other data."
+    )
+
+
+def _detectors(run: RunEvidence) -> str:
+    """Which attacks met a sample alone."""
+    names = dict.fromkeys(r.name for m in run.models.values() for r in m.attacks if r.sampled)
+    if not names:
+        return ""
+    return (
+        f" Detectors ({', '.join(names)}) met a sample of the images that stood, none of which "
+        "fell to them."
     )
 
 

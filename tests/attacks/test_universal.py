@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from attacks.universal import _deepfool_step, _to_ball, fit_universal, fooling_rates, universal
+from hardening.evidence import Fooling
 from hardening.threat import ThreatModel
 
 EPS = {"linf": 0.2, "l2": 1.0, "l1": 5.0}
@@ -173,7 +174,7 @@ def test_fooling_counts_changed_labels_not_errors():
     x_adv = torch.tensor([0.1, 0.4, 0.6, 0.95]).view(4, 1, 1, 1).expand(4, 1, 4, 4)
     threat = ThreatModel(norm="linf", eps=0.001)
     rates = fooling_rates(answers, x, x_adv, threat, seeded())
-    assert rates == (0.25, 0.0)  # of 0.2 -> 0.4 alone; 0.3 was 0.5's already
+    assert rates == Fooling(images=4, universal=0.25, noise=0.0)  # 0.3 was 0.5's already
 
 
 @each_norm
@@ -189,7 +190,8 @@ def test_fooling_draws_noise_from_the_border_for_each_image(norm):
     rates = fooling_rates(answers, grey, grey, threat, seeded())
     assert rates.universal == 0
     assert rates.noise == pytest.approx(0.5, abs=0.15)
-    assert fooling_rates(answers, grey[:0], grey[:0], threat, seeded()) == (0.0, 0.0)
+    none = fooling_rates(answers, grey[:0], grey[:0], threat, seeded())
+    assert none == Fooling(images=0, universal=0.0, noise=0.0)
 
 
 def test_fooling_repeats_itself(digits):

@@ -15,6 +15,15 @@ from flows.subjects import Subject
 from hardening.spec import Spec
 from tasks.store import Artifact
 
+DETECTOR = {"name": "fgsm", "sample": 6}
+"""Of twelve images; the undefended model falls to it, so all of each shard must follow."""
+
+ENOUGH = [
+    {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
+    {"name": "transfer", "params": {"steps": 10}, "source": "parent"},
+    {"name": "square", "params": {"queries": 100}},
+]
+
 QUICKLY = [
     {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
     {"name": "square", "params": {"queries": 100}, "sample": 10},
@@ -119,6 +128,7 @@ def test_a_clear_gate_is_decided_before_all_images_are_attacked(place, first):
         evaluation__early_decision=0.05,
         evaluation__certify=[{"name": "interval"}],
         evaluation__surveys=[{"name": "spatial", "params": {"rotations": 1, "shifts": 1}}],
+        evaluation__attacks=[DETECTOR, *ENOUGH],
         registry=None,
         name="early",
     )
@@ -133,6 +143,10 @@ def test_a_clear_gate_is_decided_before_all_images_are_attacked(place, first):
         (survey,) = model["surveys"]
         assert {found["images"] for found in survey["conditions"].values()} == {evidence["images"]}
         assert len(model["distances"]["values"]) == evidence["images"]
+    row = evidence["models"]["control"]["attacks"][0]
+    assert row["name"] == "fgsm"
+    assert row["attacked"] == sum(evidence["models"]["control"]["correct"])
+    assert not row["sampled"]
     verdict = place.temper("verdict", "runs/early/latest/evidence.json", "--json")
     assert json.loads(verdict.out)["passed"]
 

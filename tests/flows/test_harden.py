@@ -11,8 +11,13 @@ import mlflow
 import pytest
 
 from flows.__main__ import main
-from hardening.evidence import RunEvidence
+from hardening.errors import BrokenPromise
+from hardening.evidence import Certificate, RunEvidence
+from hardening.statistics import accuracy
 from hardening.verdict import Gate, judge
+from tasks.judge import judge_run
+from tasks.step import Run
+from tasks.store import open_store
 
 FILES = {
     "evidence.json",
@@ -23,6 +28,22 @@ FILES = {
     "tuned.onnx",
     "tuned-int8.onnx",
 }
+
+
+ALL_CERTIFIED = Certificate(
+    method="interval",
+    subject="file",
+    text="",
+    norm="linf",
+    eps=0.1,
+    certified=[True] * 60,
+    abstained=[False] * 60,
+    accuracy=accuracy([True] * 60),
+    radius_norm="linf",
+    radii=[0.1] * 60,
+    figures={},
+).model_dump()
+"""A lie: of an image that fell, nothing can be proven."""
 
 
 def test_a_run_ends_with_a_table_and_everything_it_promised(place, first):
@@ -55,6 +76,8 @@ def test_every_due_attack_ran_and_int8_was_attacked_from_its_float_parent_too(pl
 def test_the_worst_case_is_per_image(place, first):
     for model in place.evidence()["models"].values():
         fallen = [image for row in model["attacks"] for image in row["fell"]]
+        assert len(fallen) == len(set(fallen))
+        fallen += model["probed"]
         assert len(fallen) == len(set(fallen))
         assert model["survived"] == [
             right and image not in fallen and (fall is None or fall > 1)
@@ -120,8 +143,10 @@ def test_a_stricter_gate_turns_the_same_evidence_red(place, first):
             ),
             "was not standing",
         ),
+        (lambda e: e["models"]["tuned"]["certificates"].append(ALL_CERTIFIED), "that fell"),
+        (lambda e: e["models"]["control"]["probed"].extend(range(60)), "not the worst case"),
     ],
-    ids=["total", "worst case", "control", "version", "length", "a fall less", "twice"],
+    ids=["total", "worst case", "control", "version", "length", "less", "twice", "proof", "probe"],
 )
 def test_evidence_that_contradicts_itself_is_refused(place, first, tmp_path, capsys, change, says):
     evidence = place.evidence()
@@ -130,6 +155,15 @@ def test_evidence_that_contradicts_itself_is_refused(place, first, tmp_path, cap
     (tmp_path / "gate.json").write_text('{"robust_accuracy": 0.01}')
     assert main(["verdict", str(tmp_path / "evidence.json")]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_run_refuses_to_judge_evidence_that_contradicts_itself(place, first, tmp_path):
+    evidence = place.evidence()
+    evidence["models"]["tuned"]["certificates"].append(ALL_CERTIFIED)
+    store = open_store(f"file://{tmp_path}")
+    stored = store.put(json.dumps(evidence).encode())
+    with pytest.raises(BrokenPromise, match="certify images that fell"):
+        judge_run.function(Run(store, "key", "verdict"), stored, gate=Gate())
 
 
 def test_mlflow_holds_the_run_and_the_registry_the_winner(place, first):

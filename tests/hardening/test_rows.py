@@ -56,11 +56,11 @@ def test_a_detector_that_met_everything_in_one_shard_is_still_a_sample_in_all():
 
 def test_fooling_rates_are_weighted_by_images():
     shards = [
-        [part(attacked=3, fooling=Fooling(universal=1.0, noise=0.0))],
-        [part(attacked=1, fooling=Fooling(universal=0.0, noise=0.4))],
+        [part(attacked=30, fooling=Fooling(images=3, universal=1.0, noise=0.0))],
+        [part(attacked=30, fooling=Fooling(images=1, universal=0.0, noise=0.4))],
     ]
     (row,) = merge_all(shards, [True] * 4)
-    assert row.fooling == Fooling(universal=0.75, noise=0.1)
+    assert row.fooling == Fooling(images=4, universal=0.75, noise=0.1)
 
 
 def test_shards_with_other_attacks_do_not_merge():

@@ -172,7 +172,7 @@ def examine():
         limits = limits or Limits()
         problem = (model, images, survivors, probes, threat, seed, limits, gates, Silent())
         with seeded(seed):  # the noisy model draws from the global generator
-            return {alarm.gate: alarm for alarm in diagnose(*problem, **options)}
+            return {alarm.gate: alarm for alarm in diagnose(*problem, **options).alarms}
 
     return run
 

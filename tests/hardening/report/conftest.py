@@ -230,7 +230,9 @@ def everything():
             attack(
                 "fab", 0.605, 0.605, kind="white-box", attacked=50, sampled=True, adversarial=[]
             ),
-            attack("universal", 0.605, 0.6, fooling=Fooling(universal=0.213, noise=0.031)),
+            attack(
+                "universal", 0.605, 0.6, fooling=Fooling(images=500, universal=0.213, noise=0.031)
+            ),
             attack("square", 0.6, 0.595),
         ],
         alarms=alarms(masked=False),

@@ -62,7 +62,9 @@ def test_what_stands_is_not_told_of_a_model_without_its_due_attacks(made):
 
 
 def test_a_universal_perturbation_is_compared_with_noise(made):
-    row = made.attack("apgd-ce", 0.97, 0.6, fooling=Fooling(universal=0.213, noise=0.031))
+    row = made.attack(
+        "apgd-ce", 0.97, 0.6, fooling=Fooling(images=500, universal=0.213, noise=0.031)
+    )
     matrix = cascade.fooling_matrix([made.model("a", attacks=[row]), made.model("b")])
 
     assert [cell[::2] for cell in matrix.rows[0].cells] == [
