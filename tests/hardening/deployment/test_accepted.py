@@ -159,7 +159,8 @@ def test_sizes_computed_from_shapes_are_followed(tools):
     """As the older exporter of torch writes them, with a division, a comparison and a choice."""
     data = parsed(
         HEAD
-        + """ <int64 zero = {0}, int64[1] az = {0}, int64[1] mm = {4}, int64[1] two = {2}, int64[1] one = {1}, int64[1] m = {-1}> {
+        + """ <int64 zero = {0}, int64[1] az = {0}, int64[1] mm = {4}, int64[1] two = {2},
+        int64[1] one = {1}, int64[1] m = {-1}> {
         s = Shape(x) b = Gather(s, zero) n = Unsqueeze(b, az) h = Div(mm, two)
         small = Equal(h, one) c = Where(small, one, m) t = Concat<axis = 0>(n, c)
         e = Expand(x, s) y = Reshape(e, t) }"""
