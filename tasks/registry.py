@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING
 
+from hardening.deployment.lineage import belongs
 from hardening.errors import BrokenPromise, DigestError
 from hardening.evidence import Evidence, RunEvidence
 from hardening.verdict import Verdict, missing_attacks
@@ -77,23 +78,30 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        got = hashlib.sha256(fetch(logged_model_uri)).hexdigest()
-        if got != evidence.file.sha256:
+        data = fetch(logged_model_uri)
+        got = hashlib.sha256(data).hexdigest()
+        if not belongs(data, evidence.file):
             raise DigestError(
-                f"{logged_model_uri}: got sha256 {got}, expected {evidence.file.sha256} as measured"
+                f"{logged_model_uri}: got sha256 {got}, expected the graph of the file "
+                f"{evidence.file.sha256} as measured"
             )
-        version = _version(client, logged_model_uri, name, _tags(evidence, run, verdict, digest))
+        tags = _tags(got, evidence, run, verdict, digest)
+        version = _version(client, logged_model_uri, name, tags)
         client.set_registered_model_alias(name, CHALLENGER, str(version))
         if verdict.passed and verdict.promote:
             _promote(client, name, version, run)
         return resolve(client, f"models:/{name}/{version}")
 
 
-def _tags(evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str) -> dict[str, str]:
+def _tags(
+    shipped: str, evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str
+) -> dict[str, str]:
+    """`shipped` is the digest of the bytes of the version, whose graph is the measured one."""
     robust = evidence.robust
     text = f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]"
     return {
-        "temper.sha256": evidence.file.sha256,
+        "temper.sha256": shipped,
+        "temper.graph": evidence.file.identity,
         "temper.evidence": digest,
         "temper.threat": str(run.threat),
         "temper.verdict": "passed" if verdict.passed else "failed",

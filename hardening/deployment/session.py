@@ -16,6 +16,7 @@ from hardening.deployment.signature import (
     check_images,
     fixed_batch,
     graph_input,
+    graph_sha256,
     image_shape,
     in_batches,
     name_of,
@@ -67,6 +68,7 @@ class Session:
         versions = [entry.version for entry in self._model.opset_import if entry.domain in DOMAINS]
         return File(
             sha256=hashlib.sha256(self.data).hexdigest(),
+            graph_sha256=graph_sha256(self.data),
             bytes=len(self.data),
             precision="int8" if quantized else "float32",
             opset=max(versions),
