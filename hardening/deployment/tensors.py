@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hardening.errors import ModelError
 
@@ -76,5 +76,5 @@ def _stored(tensor: TensorProto) -> float:
     bits = BITS[tensor.data_type]
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data) * 8 / bits
-    typed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-    return sum(len(field) for field in typed) * (2 if bits == 4 else 1)
+    field = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
+    return len(field) * (2 if bits == 4 else 1)
