@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.config import Config
 from flows.subjects import Sources
+from hardening.deployment.lineage import unstamp
 from hardening.errors import DigestError
 from hardening.log import Log
 from tasks import registry
@@ -78,7 +79,7 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     uri = f"models:/{config.registry.name}@champion"
     data = registry.download(uri)
     check_foreign(data, uri)
-    return store.put(data)
+    return store.put(unstamp(data))
 
 
 def _check_file(file: Located) -> None:

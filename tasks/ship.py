@@ -14,7 +14,7 @@ DISTRIBUTION = "temper-hardening"
 def ship(
     run: RunEvidence, evidence: str, models: Mapping[str, bytes], parents: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """The files of a judged run, stamped; a champion is shipped already and stays as it is.
+    """The files of a judged run, stamped with what this run measured on them.
 
     Args:
         evidence: sha256 of the evidence of the run.
@@ -30,9 +30,6 @@ def ship(
         model = run.models[name]
         if not belongs(data, model.file):
             raise DigestError(f"model {name!r}: got {len(data)} B that are not the measured file")
-        if model.role == "champion":
-            shipped[name] = data
-            continue
         parent = graph_sha256(parents[name]) if name in parents else _parent(run, model)
         lineage = describe(run, model, evidence, parent, version(DISTRIBUTION))
         shipped[name] = stamp(data, lineage)
@@ -40,7 +37,12 @@ def ship(
 
 
 def _parent(run: RunEvidence, model: Evidence) -> str:
-    """Candidates are made from the control, and the control from nothing or a user's weights."""
+    """Candidates are made from the control, and the control from nothing or a user's weights.
+
+    Of a champion, only the lineage of its own version knows.
+    """
+    if model.role == "champion":
+        return ""
     if model.role == "candidate":
         return run.models["control"].file.identity
     return str(run.config.get("weights_sha256") or "")

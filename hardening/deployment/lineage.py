@@ -92,7 +92,7 @@ def stamp(data: bytes, lineage: Lineage) -> bytes:
         BrokenPromise: The graph of `data` is not the one that `lineage` is about.
     """
     model = onnx.load_model_from_string(data)
-    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(PREFIX)}
+    kept = {p.key: p.value for p in model.metadata_props if not _is_ours(p)}
     said = {PREFIX + key: value for key, value in lineage.model_dump().items() if value}
     del model.metadata_props[:]
     for key, value in sorted((kept | said).items()):
@@ -106,6 +106,17 @@ def stamp(data: bytes, lineage: Lineage) -> bytes:
     return stamped
 
 
+def unstamp(data: bytes) -> bytes:
+    """A stamped file as it was measured, so that what is known of it is found; others unchanged."""
+    model = onnx.load_model_from_string(data)
+    kept = [prop for prop in model.metadata_props if not _is_ours(prop)]
+    if len(kept) == len(model.metadata_props):
+        return data
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def read_lineage(data: bytes) -> Lineage | None:
     """What a checked file says of itself; None if it says nothing. It may say anything.
 
@@ -114,9 +125,7 @@ def read_lineage(data: bytes) -> Lineage | None:
     """
     model = onnx.load_model_from_string(data)
     said = {
-        prop.key.removeprefix(PREFIX): prop.value
-        for prop in model.metadata_props
-        if isinstance(prop.key, str) and prop.key.startswith(PREFIX)
+        prop.key.removeprefix(PREFIX): prop.value for prop in model.metadata_props if _is_ours(prop)
     }
     if not said:
         return None
@@ -125,6 +134,11 @@ def read_lineage(data: bytes) -> Lineage | None:
     if not plain or not fields - {"parent"} <= set(said) <= fields:
         raise ModelError(f"{name_of(data)}: its lineage is damaged, expected {len(fields)} texts")
     return Lineage(**({"parent": ""} | said))
+
+
+def _is_ours(prop: onnx.StringStringEntryProto) -> bool:
+    # What is no UTF-8 arrives as bytes.
+    return isinstance(prop.key, str) and prop.key.startswith(PREFIX)
 
 
 def _figure(accuracy: Accuracy) -> str:

@@ -10,7 +10,7 @@ import torch
 from onnx import helper
 
 from hardening.deployment.export import export, strip
-from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp
+from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp, unstamp
 from hardening.deployment.session import Session
 from hardening.deployment.signature import graph_sha256
 from hardening.deployment.twin import Twin
@@ -82,6 +82,11 @@ def test_stamping_is_deterministic_and_replaces_only_its_own(floats):
     assert props["classes"] == "a,b"
     assert "temper.x" not in props
     assert graph_sha256(once) == graph_sha256(data)
+
+
+def test_a_file_without_its_stamp_is_the_measured_one_byte_for_byte(floats, ints):
+    for data in (floats["plain"], ints["plain"]):
+        assert unstamp(stamp(data, lineage(data))) == data == unstamp(data)
 
 
 def test_a_lineage_of_another_graph_is_not_stamped(floats):
