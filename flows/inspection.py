@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from flows.console import read_evidence
@@ -67,10 +66,10 @@ def show(found: Inspection, as_json: bool) -> None:
     if found.lineage is None:
         console.print("no lineage: the file says nothing about where it comes from")
     else:
-        console.print(_table(found.lineage.model_dump()))
+        console.print(_lines(found.lineage.model_dump()))
     for finding in found.findings:
         console.print(Text(f"{'ok' if finding.passed else 'NO'}  {finding.name}: {finding.text}"))
-    console.print(_table(_facts(found.anatomy)))
+    console.print(_lines(_facts(found.anatomy)))
 
 
 def _read(path: Path) -> bytes:
@@ -130,10 +129,7 @@ def _facts(anatomy: Anatomy) -> dict[str, str]:
     }
 
 
-def _table(rows: dict[str, str]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in rows.items():
-        table.add_row(Text(name.replace("_", " ")), Text(text))
-    return table
+def _lines(rows: dict[str, str]) -> Text:
+    """One row a line, however wide: a digest that is broken in two cannot be copied."""
+    width = max(map(len, rows))
+    return Text("\n".join(f"{key.replace('_', ' '):<{width}}  {rows[key]}" for key in rows))
