@@ -19,6 +19,7 @@ Hardens image classifiers and proves it on the ONNX file that ships.
 One YAML file names a dataset, a model, a threat model, candidate chains of defenses and a gate.
   temper check CONFIG     what would run, what is known already, what it costs
   temper harden CONFIG    train or fetch, defend, export, attack the exported file, judge, promote
+  temper inspect FILE     what an ONNX file says of itself, and whether that is so
   temper list attacks     every attack with its parameters (also: defenses, datasets, models)
 """
 
@@ -27,11 +28,29 @@ environment:
   TEMPER_HOME          where results are kept (default ./.temper)
   TEMPER_STORE         where artifacts are kept, file:///folder or s3://bucket/prefix
   TEMPER_WORKERS       steps at a time (default 1; each uses all cores)
+  TEMPER_OPEN_SECONDS, TEMPER_OPEN_MEMORY
+                       most that opening a foreign ONNX file may take (default 60 s, 4 GiB in bytes)
   MLFLOW_TRACKING_URI  an MLflow server (default: a database in TEMPER_HOME)
   PREFECT_API_URL      a Prefect server (default: one of our own, started and ended as needed)
   AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   for s3:// addresses
 
 exit codes: 0 passed, 1 the gate was not met, 2 wrong usage or input, 3 the run failed
+"""
+
+
+INSPECT = """\
+Print what an ONNX file says of itself, and check it.
+
+A file that Temper shipped carries its lineage: what it was made from, the digests of data, recipe
+and evidence, the threat model and the headline figures. The lineage names the digest of the graph:
+if anything that computes was changed since, that is told, and the exit code is 1. With --evidence,
+the evidence's own digest and figures are checked, too: only then do you know that the figures are
+measured ones. Someone who can write the file can write its lineage.
+
+  temper inspect model.onnx
+  temper inspect model.onnx --evidence evidence.json
+
+exit codes: 0 nothing contradicts, 1 a digest or a figure does, 2 wrong usage or not such a file
 """
 
 
@@ -86,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML or JSON with limits (default: gate.json beside EVIDENCE)",
     )
+    inspect = _command(commands, "inspect", "what an ONNX file says of itself", _inspect)
+    inspect.description = INSPECT
+    inspect.formatter_class = argparse.RawDescriptionHelpFormatter
+    inspect.add_argument("file", metavar="FILE", help="an ONNX file, of any origin")
+    inspect.add_argument("--evidence", metavar="FILE", help="an evidence.json to hold it against")
     listing = _command(commands, "list", "what a configuration can name", _list)
     listing.add_argument(
         "kind", choices=["attacks", "surveys", "certifiers", "defenses", "datasets", "models"]
@@ -141,6 +165,15 @@ def _verdict(options: argparse.Namespace) -> int:
     verdict = judge(run, gate)
     show_verdict(run, verdict, options.json)
     return PASSED if verdict.passed else GATE_FAILED
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from flows.inspection import inspect_file, show
+
+    evidence = Path(options.evidence) if options.evidence else None
+    found = inspect_file(Path(options.file), evidence)
+    show(found, options.json)
+    return PASSED if found.passed else GATE_FAILED
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -23,12 +23,13 @@ from tasks.store import Artifact
 
 
 class Finished(NamedTuple):
-    """What a chain leaves in the store; `files` are the exported ones by name."""
+    """What a chain leaves in the store: `files` as exported and `parents` of quantized ones."""
 
     evidence: Artifact
     verdict: Artifact
     report: Artifact
     files: dict[str, Artifact]
+    parents: dict[str, Artifact]
 
 
 def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
@@ -92,7 +93,14 @@ def _conclude(
     report = go(
         write_report, "report", evidence, verdict, images["images"], adversarial, gate=config.gate
     ).result()["report"]
-    return Finished(evidence, verdict, report, {m.subject.name: m.subject.onnx for m in measured})
+    subjects = [file.subject for file in measured]
+    return Finished(
+        evidence,
+        verdict,
+        report,
+        {subject.name: subject.onnx for subject in subjects},
+        {subject.name: subject.parent for subject in subjects if subject.parent is not None},
+    )
 
 
 def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Result:

@@ -9,10 +9,12 @@ from flows.chain import run_chain
 from flows.config import Config, load
 from flows.sources import find_sources
 from flows.validate import validate
+from hardening.evidence import RunEvidence
 from tasks import tracking
 from tasks.console import ConsoleLog
 from tasks.publish import Published, check_output, publish, read_all, write_folder
 from tasks.settings import store_uri, workers
+from tasks.ship import ship
 from tasks.step import submit
 from tasks.store import open_store
 
@@ -23,7 +25,8 @@ def harden(config: str, output: str = "runs") -> Published:
 
     1. check the configuration, every source and every server; nothing starts before that
     2. run the chain of steps; those with unchanged inputs are skipped
-    3. write the run's folder, log it to MLflow, register and perhaps promote the winner
+    3. write its lineage into every file, now that its figures are known
+    4. write the run's folder, log it to MLflow, register and perhaps promote the winner
 
     Args:
         config: Path of the YAML file.
@@ -39,9 +42,15 @@ def harden_config(config: Config, output: Path) -> Published:
     tracking.probe()
     store = open_store(store_uri())
     finished = run_chain(config, submit, find_sources(config, store, ConsoleLog()))
-    models = read_all(store, finished.files)
+    evidence = store.get(finished.evidence)
+    models = ship(
+        RunEvidence.model_validate_json(evidence),
+        finished.evidence.sha256,
+        read_all(store, finished.files),
+        read_all(store, finished.parents),
+    )
     files = {
-        "evidence.json": store.get(finished.evidence),
+        "evidence.json": evidence,
         "verdict.json": store.get(finished.verdict),
         "gate.json": config.gate.model_dump_json(indent=1, exclude_none=True).encode(),
         "report.html": store.get(finished.report),

@@ -1,13 +1,17 @@
 """What a run reads from outside, fetched and digested before anything starts."""
 
 import hashlib
+from pathlib import Path
 
 from flows.config import Config
 from flows.subjects import Sources
+from hardening.deployment.lineage import unstamp
+from hardening.errors import DigestError
 from hardening.log import Log
 from tasks import registry
 from tasks.digest import content_sha256
 from tasks.fetch import fetch_file
+from tasks.foreign import check_foreign
 from tasks.settings import home
 from tasks.step import Located
 from tasks.store import Artifact, Store
@@ -42,8 +46,15 @@ def _weights(config: Config, log: Log) -> Located | None:
     uri = config.model.weights
     if uri is None:
         return None
+    weights = _weights_at(uri, config.model.sha256, log)
+    if weights.path.endswith(".onnx"):
+        _check_file(weights)
+    return weights
+
+
+def _weights_at(uri: str, sha256: str, log: Log) -> Located:
     if not uri.startswith(REGISTRY_SCHEME):
-        return _located(uri, config.model.sha256, log)
+        return _located(uri, sha256, log)
     data = registry.download(uri)
     folder = home() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +62,7 @@ def _weights(config: Config, log: Log) -> Located | None:
     suffix = ".onnx" if data.startswith(ONNX_START) else ".weights"
     file = folder / (hashlib.sha256(data).hexdigest() + suffix)
     file.write_bytes(data)
-    return _located(str(file), config.model.sha256, log)
+    return _located(str(file), sha256, log)
 
 
 def _located(uri: str, sha256: str, log: Log) -> Located:
@@ -65,4 +76,15 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     reigning = registry.champion(config.registry.name)
     if reigning is None:
         return None
-    return store.put(registry.download(f"models:/{config.registry.name}@champion"))
+    uri = f"models:/{config.registry.name}@champion"
+    data = registry.download(uri)
+    check_foreign(data, uri)
+    return store.put(unstamp(data))
+
+
+def _check_file(file: Located) -> None:
+    """Open the very bytes that have the digest: the steps that read it later check that again."""
+    data = Path(file.path).read_bytes()
+    if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
+        raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
+    check_foreign(data, file.path)

@@ -143,9 +143,14 @@ class ChecklistItem(Record):
 
 
 class File(Record):
-    """The file that ships: identity and how it was run."""
+    """The file that ships: identity and how it was run.
+
+    `sha256` is that of the attacked bytes, `graph_sha256` that of their graph, which is also that
+    of the shipped file: its metadata tell what was measured. Evidence older than it has none.
+    """
 
     sha256: str
+    graph_sha256: str = ""
     bytes: int
     precision: Literal["float32", "int8"]
     opset: int
@@ -153,6 +158,11 @@ class File(Record):
     providers: list[str]
     threads: int
     optimization: str
+
+    @property
+    def identity(self) -> str:
+        """What two files have in common that compute the same."""
+        return self.graph_sha256 or self.sha256
 
 
 class Example(Record):

@@ -101,7 +101,7 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
     champion = next((m for m in run.models.values() if m.role == "champion"), None)
     if champion is None:
         against, promote, reason = None, True, f"{chosen.name} passes and there is no champion"
-    elif champion.file.sha256 == chosen.file.sha256:
+    elif champion.file.identity == chosen.file.identity:
         against, promote, reason = None, False, f"{chosen.name} is the champion already"
     else:
         against = compare(champion.survived, chosen.survived)

@@ -84,7 +84,7 @@ def model_tags(model: Evidence, verdict: Verdict) -> dict[str, str]:
     return {
         "temper.model": model.name,
         "temper.role": model.role,
-        "temper.sha256": model.file.sha256,
+        "temper.graph": model.file.identity,
         "temper.verdict": status,
     }
 

@@ -132,8 +132,8 @@ def most_robust(run: RunEvidence) -> str:
 
 def _reigning(run: RunEvidence, winner: Evidence, name: str) -> registry.Registered | None:
     """The champion's version if `winner` is the very same file: it needs no second one."""
-    champions = (m.file.sha256 for m in run.models.values() if m.role == "champion")
-    return registry.champion(name) if winner.file.sha256 in champions else None
+    champions = (m.file.identity for m in run.models.values() if m.role == "champion")
+    return registry.champion(name) if winner.file.identity in champions else None
 
 
 def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:

@@ -3,8 +3,9 @@
 import hashlib
 from typing import TYPE_CHECKING
 
+from hardening.deployment.lineage import belongs
 from hardening.errors import BrokenPromise, DigestError
-from hardening.evidence import Evidence, RunEvidence
+from hardening.evidence import Evidence, File, RunEvidence
 from hardening.verdict import Verdict, missing_attacks
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
@@ -77,23 +78,30 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        got = hashlib.sha256(fetch(logged_model_uri)).hexdigest()
-        if got != evidence.file.sha256:
+        data = fetch(logged_model_uri)
+        got = hashlib.sha256(data).hexdigest()
+        if not belongs(data, evidence.file):
             raise DigestError(
-                f"{logged_model_uri}: got sha256 {got}, expected {evidence.file.sha256} as measured"
+                f"{logged_model_uri}: got sha256 {got}, expected the graph of the file "
+                f"{evidence.file.sha256} as measured"
             )
-        version = _version(client, logged_model_uri, name, _tags(evidence, run, verdict, digest))
+        tags = _tags(got, evidence, run, verdict, digest)
+        version = _version(client, logged_model_uri, name, tags)
         client.set_registered_model_alias(name, CHALLENGER, str(version))
         if verdict.passed and verdict.promote:
             _promote(client, name, version, run)
         return resolve(client, f"models:/{name}/{version}")
 
 
-def _tags(evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str) -> dict[str, str]:
+def _tags(
+    shipped: str, evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str
+) -> dict[str, str]:
+    """`shipped` is the digest of the bytes of the version, whose graph is the measured one."""
     robust = evidence.robust
     text = f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]"
     return {
-        "temper.sha256": evidence.file.sha256,
+        "temper.sha256": shipped,
+        "temper.graph": evidence.file.identity,
         "temper.evidence": digest,
         "temper.threat": str(run.threat),
         "temper.verdict": "passed" if verdict.passed else "failed",
@@ -126,15 +134,15 @@ def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) 
 
 def _promote(client: "MlflowClient", name: str, version: int, run: RunEvidence) -> None:
     """Move the alias, if the champion is the one that was measured or is this version already."""
-    measured = next((m.file.sha256 for m in run.models.values() if m.role == "champion"), None)
+    measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
     current = under_alias(client, name, CHAMPION)
     if current is not None and current.version == version:
         return
-    digest = _digest(current) if current else None
-    if digest != measured:
+    if not _is_measured(current, measured):
         raise BrokenPromise(
             f"registered model {name!r}: champion changed since the comparison, got "
-            f"{_called(current)} with sha256 {digest}, expected sha256 {measured}; run again"
+            f"{_called(current)} with sha256 {current and current.sha256}, expected the file "
+            f"that was measured as {measured and measured.sha256}; run again"
         )
     client.set_model_version_tag(name, str(version), "temper.replaces", _called(current))
     client.set_registered_model_alias(name, CHAMPION, str(version))
@@ -146,8 +154,12 @@ def _promote(client: "MlflowClient", name: str, version: int, run: RunEvidence) 
         )
 
 
-def _digest(found: Registered) -> str:
-    return found.sha256 or hashlib.sha256(fetch(found.uri)).hexdigest()
+def _is_measured(found: Registered | None, measured: File | None) -> bool:
+    """Whether the champion is the measured one, or there is still none."""
+    if found is None or measured is None:
+        return found is None and measured is None
+    graph = found.tags.get("temper.graph")
+    return graph == measured.identity if graph else belongs(fetch(found.uri), measured)
 
 
 def _called(found: Registered | None) -> str:

@@ -22,6 +22,12 @@ WORKERS = "TEMPER_WORKERS"
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
 """Largest file that is downloaded over https, bytes; default 20 GiB."""
 
+OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
+"""Longest time that opening a foreign ONNX file may take, s; default 60."""
+
+OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
+"""Most memory that opening a foreign ONNX file may take, bytes; default 4 GiB."""
+
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
 
@@ -59,10 +65,16 @@ def workers() -> int:
     Raises:
         ConfigError: The environment says something else than a positive number.
     """
-    text = os.environ.get(WORKERS) or "1"
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{WORKERS}: got {text!r}, expected a positive number")
-    return int(text)
+    return _positive(WORKERS, 1)
+
+
+def open_limits() -> tuple[int, int]:
+    """What opening a foreign ONNX file may take: seconds, and bytes of memory.
+
+    Raises:
+        ConfigError: The environment says something else than positive numbers.
+    """
+    return _positive(OPEN_SECONDS, 60), _positive(OPEN_MEMORY, 4 << 30)
 
 
 @contextmanager
@@ -78,3 +90,10 @@ def environment(values: dict[str, str], *, replace: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _positive(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}: got {text!r}, expected a positive number")
+    return int(text)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardening.deployment.lineage import belongs
 from hardening.errors import BrokenPromise, DigestError
 from hardening.evidence import RunEvidence
 from hardening.spec import Record
@@ -101,10 +102,11 @@ def _check(run: RunEvidence, models: Mapping[str, bytes]) -> None:
     for name, data in models.items():
         if name not in run.models:
             raise ValueError(f"got a file of {name!r}, expected one of {', '.join(run.models)}")
-        got, expected = hashlib.sha256(data).hexdigest(), run.models[name].file.sha256
-        if got != expected:
+        if not belongs(data, run.models[name].file):
+            got, expected = hashlib.sha256(data).hexdigest(), run.models[name].file.sha256
             raise DigestError(
-                f"model {name!r}: got {len(data)} B with sha256 {got}, expected {expected}"
+                f"model {name!r}: got {len(data)} B with sha256 {got}, expected the file that was "
+                f"measured as {expected}"
             )
 
 

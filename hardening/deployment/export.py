@@ -63,6 +63,11 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     for part in (model, graph, *graph.node, *graph.initializer, *_values(graph)):
         del part.metadata_props[:]
         part.doc_string = ""
+    for entry in (entry for node in graph.node for entry in node.attribute):
+        entry.ClearField("doc_string")
+        if entry.HasField("t"):
+            entry.t.ClearField("doc_string")
+    del graph.quantization_annotation[:]
     domains = {node.domain for node in graph.node}
     used = [entry for entry in model.opset_import if entry.domain in domains]
     del model.opset_import[:]

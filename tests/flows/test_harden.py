@@ -11,6 +11,8 @@ import mlflow
 import pytest
 
 from flows.__main__ import main
+from hardening.deployment.lineage import read_lineage
+from hardening.deployment.signature import graph_sha256
 from hardening.errors import BrokenPromise
 from hardening.evidence import Certificate, RunEvidence
 from hardening.statistics import accuracy
@@ -64,7 +66,22 @@ def test_the_log_is_calm(first):
 def test_the_numbers_are_those_of_the_files_beside_them(place, first):
     for name, model in place.evidence()["models"].items():
         data = (place.root / "runs/tiny/latest" / f"{name}.onnx").read_bytes()
-        assert hashlib.sha256(data).hexdigest() == model["file"]["sha256"]
+        assert graph_sha256(data) == model["file"]["graph_sha256"]
+
+
+def test_every_file_says_where_it_comes_from_and_what_was_measured(place, first):
+    latest = place.root / "runs/tiny/latest"
+    evidence = hashlib.sha256((latest / "evidence.json").read_bytes()).hexdigest()
+    models = place.evidence()["models"]
+    said = {name: read_lineage((latest / f"{name}.onnx").read_bytes()) for name in models}
+    for name, lineage in said.items():
+        assert lineage.name == f"tiny/{name}"
+        assert lineage.evidence == evidence
+        assert lineage.clean_accuracy.startswith(f"{models[name]['clean']['value']:.4f} [")
+        assert lineage.robust_accuracy.endswith("] n 60")
+    assert said["control"].parent == ""
+    assert said["tuned"].parent == said["control"].graph
+    assert said["tuned-int8"].parent == said["tuned"].graph
 
 
 def test_every_due_attack_ran_and_int8_was_attacked_from_its_float_parent_too(place, first):
@@ -172,7 +189,9 @@ def test_mlflow_holds_the_run_and_the_registry_the_winner(place, first):
     verdict = json.loads((place.root / "runs/tiny/latest/verdict.json").read_text())
     champion = client.get_model_version_by_alias("tiny", "champion")
     chosen = place.evidence()["models"][verdict["chosen"]]
-    assert champion.tags["temper.sha256"] == chosen["file"]["sha256"]
+    file = (place.root / f"runs/tiny/latest/{verdict['chosen']}.onnx").read_bytes()
+    assert champion.tags["temper.sha256"] == hashlib.sha256(file).hexdigest()
+    assert champion.tags["temper.graph"] == chosen["file"]["graph_sha256"]
     assert champion.tags["temper.verdict"] == "passed"
 
 

@@ -1,0 +1,146 @@
+"""Where a file comes from and what was measured on it, written into the file itself.
+
+Figures are known only after the bytes were attacked, and writing them changes the bytes. What was
+attacked is the graph: `graph_sha256` is the digest of a file without its metadata, which no session
+and no twin reads. So the stamped file is the measured one, and anyone can check that it is.
+"""
+
+import hashlib
+import json
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from hardening.deployment.signature import graph_sha256, name_of
+from hardening.errors import BrokenPromise, ModelError
+from hardening.evidence import Accuracy, Evidence, File, RunEvidence
+from hardening.spec import Record
+from hardening.verdict import missing_attacks
+
+PREFIX = "temper."
+"""Of all keys that are ours in a file's metadata."""
+
+NOT_EVALUATED = "NOT EVALUATED"
+
+
+class Lineage(Record):
+    """What a shipped file says of itself; every field is a text, as ONNX's metadata are.
+
+    `version` abbreviates the digest of the graph, which `graph` has in full: a registry numbers its
+    versions only after the bytes are fixed. `parent` is the digest of the graph (of the weights, if
+    it was no ONNX file) from which this one was made, `recipe` that of everything a user said and
+    of this model's defenses, `evidence` that of `evidence.json`. Figures come with their images and
+    95 % intervals. `temper` is the release that measured.
+    """
+
+    name: str
+    version: str
+    graph: str
+    parent: str
+    data: str
+    recipe: str
+    evidence: str
+    threat: str
+    clean_accuracy: str
+    robust_accuracy: str
+    temper: str
+
+
+def belongs(data: bytes, file: File) -> bool:
+    """Whether `data` is the measured `file`, be it stamped or not."""
+    if not file.graph_sha256:
+        return hashlib.sha256(data).hexdigest() == file.sha256
+    try:
+        return graph_sha256(data) == file.graph_sha256
+    except DecodeError:
+        return False
+
+
+def describe(
+    run: RunEvidence, model: Evidence, evidence: str, parent: str, release: str
+) -> Lineage:
+    """The lineage of one model of a run.
+
+    Args:
+        evidence: sha256 of the evidence of the whole run.
+        parent: Digest of what the model was made from; empty if it was made from nothing.
+        release: Of Temper.
+    """
+    recipe = {"config": run.config, "defenses": model.defenses, "seed": run.seed}
+    robust = NOT_EVALUATED if missing_attacks(model) else _figure(model.robust)
+    return Lineage(
+        name=f"{run.name}/{model.name}",
+        version=model.file.identity[:12],
+        graph=model.file.identity,
+        parent=parent,
+        data=run.data.sha256,
+        recipe=hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
+        evidence=evidence,
+        threat=str(run.threat),
+        clean_accuracy=_figure(model.clean),
+        robust_accuracy=robust,
+        temper=release,
+    )
+
+
+def stamp(data: bytes, lineage: Lineage) -> bytes:
+    """`data` with a lineage in its metadata: same graph, same logits, same bytes every time.
+
+    Other metadata stay; an earlier lineage is replaced.
+
+    Raises:
+        BrokenPromise: The graph of `data` is not the one that `lineage` is about.
+    """
+    model = onnx.load_model_from_string(data)
+    kept = {p.key: p.value for p in model.metadata_props if not _is_ours(p)}
+    said = {PREFIX + key: value for key, value in lineage.model_dump().items() if value}
+    del model.metadata_props[:]
+    for key, value in sorted((kept | said).items()):
+        model.metadata_props.add(key=key, value=value)
+    stamped = bytes(model.SerializeToString(deterministic=True))
+    if (got := graph_sha256(stamped)) != lineage.graph:
+        raise BrokenPromise(
+            f"{lineage.name}: the stamped file has the graph {got}, expected {lineage.graph} "
+            "as measured"
+        )
+    return stamped
+
+
+def unstamp(data: bytes) -> bytes:
+    """A stamped file as it was measured, so that what is known of it is found; others unchanged."""
+    model = onnx.load_model_from_string(data)
+    kept = [prop for prop in model.metadata_props if not _is_ours(prop)]
+    if len(kept) == len(model.metadata_props):
+        return data
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def read_lineage(data: bytes) -> Lineage | None:
+    """What a checked file says of itself; None if it says nothing. It may say anything.
+
+    Raises:
+        ModelError: It has a lineage of which a part is missing, unknown, or no plain short text.
+    """
+    model = onnx.load_model_from_string(data)
+    said = {
+        prop.key.removeprefix(PREFIX): prop.value for prop in model.metadata_props if _is_ours(prop)
+    }
+    if not said:
+        return None
+    fields = set(Lineage.model_fields)
+    plain = all(isinstance(v, str) and v.isprintable() and len(v) <= 500 for v in said.values())
+    if not plain or not fields - {"parent"} <= set(said) <= fields:
+        raise ModelError(f"{name_of(data)}: its lineage is damaged, expected {len(fields)} texts")
+    return Lineage(**({"parent": ""} | said))
+
+
+def _is_ours(prop: onnx.StringStringEntryProto) -> bool:
+    # What is no UTF-8 arrives as bytes.
+    return isinstance(prop.key, str) and prop.key.startswith(PREFIX)
+
+
+def _figure(accuracy: Accuracy) -> str:
+    low, high = accuracy.lower, accuracy.upper
+    return f"{accuracy.value:.4f} [{low:.4f}, {high:.4f}] n {accuracy.images}"

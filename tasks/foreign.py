@@ -1,0 +1,32 @@
+"""ONNX files that somebody else made: opened in a process of their own before anything else."""
+
+import hashlib
+import json
+
+from hardening.deployment.sandbox import Limits, open_once
+from tasks.code import code_digest, library_versions
+from tasks.settings import home, open_limits
+
+
+def check_foreign(data: bytes, name: str) -> None:
+    """Open ONNX `data` once, by the limits of `tasks.settings`; remembered under its digest.
+
+    It is opened again when the code that opens it or a library has changed.
+
+    Raises:
+        ModelError: As `hardening.deployment.sandbox.open_once`; the text starts with `name`.
+        ConfigError: The limits in the environment are no positive numbers.
+    """
+    limits = Limits(*open_limits())
+    facts = [
+        hashlib.sha256(data).hexdigest(),
+        code_digest("hardening.deployment.sandbox"),
+        library_versions(),
+    ]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    opened = home() / "opened" / key
+    if opened.exists():
+        return
+    open_once(data, name, limits)
+    opened.parent.mkdir(parents=True, exist_ok=True)
+    opened.touch()
