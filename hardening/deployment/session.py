@@ -5,7 +5,6 @@ Shapes: B images, C channels, H x W pixels, K classes.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 
 import onnxruntime
 import torch
@@ -13,13 +12,20 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
 from hardening.deployment.providers import providers
-from hardening.deployment.signature import check_images, graph_input, image_shape, name_of
-from hardening.deployment.untrusted import DOMAINS, read_model
+from hardening.deployment.signature import (
+    check_images,
+    fixed_batch,
+    graph_input,
+    image_shape,
+    in_batches,
+    name_of,
+)
+from hardening.deployment.untrusted import BATCH, DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import File
 
-CHUNK = 256
-"""Images per call of ONNX Runtime; bounds the memory of activations."""
+CHUNK = BATCH
+"""Images per call of ONNX Runtime: the number for which the sizes of activations were checked."""
 
 
 class Session:
@@ -38,6 +44,7 @@ class Session:
         self.name = name_of(data)
         self.threads = threads or torch.get_num_threads()
         self._model = read_model(data, self.name)
+        self._batch = fixed_batch(self._model)
         self._input = graph_input(self._model.graph).name
         self._session = _start(data, self.name, self.threads)
 
@@ -48,7 +55,10 @@ class Session:
             ModelError: The file does not take images of this shape.
         """
         check_images(x, image_shape(self._model), self.name)
-        return torch.cat(list(self._run(x.detach().to("cpu", torch.float32))))
+        x = x.detach().to("cpu", torch.float32)
+        if self._batch:
+            return in_batches(self._run, x, self._batch)
+        return torch.cat([self._run(part) for part in x.split(CHUNK)])
 
     def facts(self) -> File:
         """Identity of the bytes, and how they are run."""
@@ -66,10 +76,9 @@ class Session:
             optimization="all",
         )
 
-    def _run(self, x: Tensor) -> Iterator[Tensor]:
-        for part in x.split(CHUNK):
-            (logits,) = self._session.run(None, {self._input: part.numpy()})
-            yield torch.from_numpy(logits)
+    def _run(self, x: Tensor) -> Tensor:
+        (logits,) = self._session.run(None, {self._input: x.numpy()})
+        return torch.from_numpy(logits)
 
 
 def _start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

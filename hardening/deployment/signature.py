@@ -4,8 +4,10 @@ Shapes: B images, C channels, H x W pixels.
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
 
 import onnx
+import torch
 from torch import Tensor
 
 from hardening.errors import ModelError
@@ -22,6 +24,11 @@ def graph_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     stored = {tensor.name for tensor in graph.initializer}
     inputs: list[onnx.ValueInfoProto] = [v for v in graph.input if v.name not in stored]
     return inputs[0]
+
+
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """How many images the file takes at a time; 0 where it takes any number."""
+    return int(graph_input(model.graph).type.tensor_type.shape.dim[0].dim_value)
 
 
 def name_of(data: bytes) -> str:
@@ -41,3 +48,15 @@ def check_images(x: Tensor, shape: tuple[int, ...], name: str) -> None:
     if not fits or not len(x):
         expected = f"(B, {', '.join(str(size or '?') for size in shape)})"
         raise ModelError(f"{name}: got images of shape {tuple(x.shape)}, expected {expected}")
+
+
+def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
+    """Logits of images `x` by a `run` that takes exactly `batch` of them; black ones fill up."""
+
+    def parts() -> Iterator[Tensor]:
+        for part in x.split(batch):
+            missing = batch - len(part)
+            full = torch.cat([part, part.new_zeros(missing, *x.shape[1:])]) if missing else part
+            yield run(full)[: len(part)]
+
+    return torch.cat(list(parts()))

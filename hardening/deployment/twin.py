@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
-from hardening.deployment.signature import check_images, image_shape, name_of
+from hardening.deployment.shapes import serves
+from hardening.deployment.signature import (
+    check_images,
+    fixed_batch,
+    image_shape,
+    in_batches,
+    name_of,
+)
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 
@@ -37,6 +44,9 @@ class Twin(nn.Module):
         self.data = data
         model = read_model(data, self.name)
         self.image_shape = image_shape(model)
+        # Most files that say a fixed batch would take any: then there is no need to go slowly.
+        fixed = fixed_batch(model)
+        self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
         with _explained(self.name):
             graph = read_graph(model)
             steps = plan(graph)
@@ -59,6 +69,9 @@ class Twin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 of images (B, C, H, W) in [0, 1]."""
         check_images(x, self.image_shape, self.name)
+        return in_batches(self._compute, x, self._batch) if self._batch else self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {self.input: x, **self._integers}
         for name, buffer in self._floats.items():
             values[name] = getattr(self, buffer)

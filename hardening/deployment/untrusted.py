@@ -1,22 +1,44 @@
 """The gate for ONNX bytes of unknown origin: what cannot be vouched for is refused."""
 
-import math
-
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from hardening.deployment.contrib import CONTRIB, DOMAIN
+from hardening.deployment.names import check_names
+from hardening.deployment.shapes import infer, sizes_of
+from hardening.deployment.signature import fixed_batch, graph_input
 from hardening.deployment.sizes import check_sizes
+from hardening.deployment.tensors import check_tensor, kind_of
 from hardening.errors import ModelError
 
 MAX_BYTES = 512 << 20
-MAX_NODES = 5000
-MAX_TENSOR = 1 << 28
-"""Elements of one stored tensor."""
+MAX_NODES = 20_000
+
+BATCH = 256
+"""Images at a time for which sizes are checked, where the file leaves the number open: a tensor
+that grows with its square is too large then."""
+
+OLDEST_OPSET = 9
 
 DOMAINS = frozenset({"", "ai.onnx"})
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+NOT_NUMBERS = frozenset(
+    {
+        "ImageDecoder",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+        "RegexFullMatch",
+        "StringConcat",
+        "StringNormalizer",
+        "StringSplit",
+        "TfIdfVectorizer",
+    }
+)
+"""Operators on texts, pictures in a file format, and what may be absent."""
 
 RANDOM = frozenset(
     {
@@ -29,26 +51,13 @@ RANDOM = frozenset(
     }
 )
 
-WIDTHS: dict[int, int] = {
-    TensorProto.FLOAT: 4,
-    TensorProto.UINT8: 1,
-    TensorProto.INT8: 1,
-    TensorProto.INT32: 4,
-    TensorProto.INT64: 8,
-    TensorProto.BOOL: 1,
-    TensorProto.FLOAT16: 2,
-    TensorProto.BFLOAT16: 2,
-    TensorProto.DOUBLE: 8,
-}
-"""Bytes of one element, for the types a tensor may have."""
-
 
 def read_model(data: bytes, name: str) -> onnx.ModelProto:
     """Parse ONNX `data` without executing, fetching or trusting any of it.
 
-    Accepted is one self-contained graph of standard operators, deterministic, without control
-    flow, that maps one float tensor (batch, C, H, W) with a free batch to one (batch, K), and
-    whose tensors are as large as they say and not absurdly so.
+    Accepted is one self-contained graph of standard operators (and the quantized ones of
+    `contrib`), deterministic, without control flow, that maps one float tensor (batch, C, H, W) to
+    one (batch, K), and whose tensors are as large as they say and not absurdly so.
 
     Raises:
         ModelError: Anything else; the text starts with `name`.
@@ -59,13 +68,19 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name}: got {len(graph.node)} nodes, expected at most {MAX_NODES}")
     if model.functions or model.training_info or graph.sparse_initializer:
         raise ModelError(f"{name}: functions, training info or sparse tensors are not accepted")
+    check_names(model, name)
+    _check_opset(model, name)
     for node in graph.node:
         _check_node(node, name)
     for tensor in graph.initializer:
-        _check_tensor(tensor, name)
-    inferred = _infer(model, name)
-    _check_signature(inferred, name)
-    check_sizes(inferred, name)
+        check_tensor(tensor, name)
+    _check_structure(data, name)
+    _check_dropouts(graph, name)
+    _check_ends(graph, name)
+    batch = fixed_batch(model) or BATCH
+    inferred = infer(model, name, batch)
+    check_sizes(inferred, name, batch)
+    _check_output(inferred.graph.output[0], name, batch)
     return model
 
 
@@ -81,74 +96,86 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return model
 
 
+def _check_opset(model: onnx.ModelProto, name: str) -> None:
+    """One number, or readers could differ in which of several they take."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in DOMAINS]
+    newest = onnx.defs.onnx_opset_version()
+    if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= newest:
+        raise ModelError(
+            f"{name}: got ONNX opset {', '.join(map(str, versions)) or 'none'}, "
+            f"expected one from {OLDEST_OPSET} to {newest}"
+        )
+
+
 def _check_node(node: onnx.NodeProto, name: str) -> None:
     operator = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-    if node.domain not in DOMAINS:
+    if node.domain not in DOMAINS and (node.domain != DOMAIN or node.op_type not in CONTRIB):
         raise ModelError(f"{name}: operator {operator}, expected only standard ONNX operators")
     if node.op_type in CONTROL_FLOW or any(_has_graph(entry) for entry in node.attribute):
         raise ModelError(f"{name}: operator {operator} holds a sub-graph, expected a plain graph")
     if node.op_type in RANDOM:
         raise ModelError(f"{name}: operator {operator} is random, expected a deterministic graph")
-    # Dropout's third input, when there is one, switches it on.
-    dropping = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
-    if dropping or any(entry.name == "training_mode" and entry.i for entry in node.attribute):
+    if node.op_type in NOT_NUMBERS or "Sequence" in node.op_type:
+        raise ModelError(f"{name}: operator {operator} works on other things than tensors")
+    if any(entry.name == "training_mode" and entry.i for entry in node.attribute):
         raise ModelError(f"{name}: operator {operator} is in training mode, expected inference")
     for entry in node.attribute:
         for tensor in (*([entry.t] if entry.HasField("t") else []), *entry.tensors):
-            _check_tensor(tensor, name)
+            check_tensor(tensor, name)
+
+
+def _check_dropouts(graph: onnx.GraphProto, name: str) -> None:
+    """The third input of a Dropout, when there is one, may switch it on."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    for node in graph.node:
+        if node.op_type != "Dropout" or not any(node.input[2:]):
+            continue
+        switch = stored.get(node.input[2])
+        if switch is None or numpy_helper.to_array(switch).any():
+            raise ModelError(f"{name}: operator Dropout is in training mode, expected inference")
 
 
 def _has_graph(entry: onnx.AttributeProto) -> bool:
     return entry.HasField("g") or bool(entry.graphs) or entry.HasField("sparse_tensor")
 
 
-def _check_tensor(tensor: TensorProto, name: str) -> None:
-    where = f"{name}: tensor {tensor.name!r}"
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise ModelError(f"{where} points to another file, expected its data inside")
-    if tensor.data_type not in WIDTHS:
-        kind = TensorProto.DataType.Name(tensor.data_type)
-        raise ModelError(f"{where} is of type {kind}, expected numbers of 8 bits or more")
-    if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > MAX_TENSOR:
-        raise ModelError(
-            f"{where} has shape {list(tensor.dims)}, expected at most {MAX_TENSOR} elements"
-        )
-    stored = _stored(tensor)
-    if stored != math.prod(tensor.dims):
-        raise ModelError(f"{where} has shape {list(tensor.dims)} but holds {stored:g} elements")
-
-
-def _stored(tensor: TensorProto) -> float:
-    """Number of elements that are really in the file."""
-    if tensor.HasField("raw_data"):
-        return float(len(tensor.raw_data) / WIDTHS[tensor.data_type])
-    typed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-    return sum(len(field) for field in typed)
-
-
-def _infer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def _check_structure(data: bytes, name: str) -> None:
     try:
-        onnx.checker.check_model(model, full_check=True)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        onnx.checker.check_model(data)
+    except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{name}: not a valid ONNX graph: {reason}") from error
 
 
-def _check_signature(model: onnx.ModelProto, name: str) -> None:
-    stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in stored]
-    for what, values, rank, shape in (
-        ("input", inputs, 4, "(batch, C, H, W)"),
-        ("output", model.graph.output, 2, "(batch, K)"),
-    ):
-        if len(values) != 1:
-            names = [value.name for value in values]
+def _check_ends(graph: onnx.GraphProto, name: str) -> None:
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    for what, values in (("input", inputs), ("output", graph.output)):
+        names = [value.name for value in values]
+        if len(names) != 1:
             raise ModelError(f"{name}: got {what}s {names}, expected exactly one {what}")
-        tensor = values[0].type.tensor_type
-        sizes = [size.dim_value or size.dim_param or "?" for size in tensor.shape.dim]
-        if tensor.elem_type != TensorProto.FLOAT or len(sizes) != rank:
-            kind = TensorProto.DataType.Name(tensor.elem_type)
-            raise ModelError(f"{name}: {what} is {kind} {sizes}, expected FLOAT {shape}")
-        if tensor.shape.dim[0].dim_value:
-            raise ModelError(f"{name}: {what} has a fixed batch, got {sizes}, expected {shape}")
+        if names[0] in stored:
+            raise ModelError(f"{name}: the {what} {names[0]!r} is a stored tensor")
+    _check_value(graph_input(graph), name, "input", 4, "(batch, C, H, W)")
+
+
+def _check_value(
+    value: onnx.ValueInfoProto, name: str, what: str, rank: int, expected: str
+) -> None:
+    tensor = value.type.tensor_type
+    sizes = [size.dim_value or size.dim_param or "?" for size in tensor.shape.dim]
+    wrong = any(size.dim_value < 0 for size in tensor.shape.dim)
+    if tensor.elem_type != TensorProto.FLOAT or len(sizes) != rank or wrong:
+        kind = kind_of(tensor.elem_type)
+        raise ModelError(f"{name}: {what} is {kind} {sizes}, expected FLOAT {expected}")
+
+
+def _check_output(value: onnx.ValueInfoProto, name: str, batch: int) -> None:
+    _check_value(value, name, "output", 2, "(batch, K)")
+    sizes = sizes_of(value)
+    if sizes is not None and sizes[0] != batch:
+        raise ModelError(
+            f"{name}: output is {sizes} for {batch} images, expected ({batch}, K): "
+            "the file takes another number of images than it says"
+        )

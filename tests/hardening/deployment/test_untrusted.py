@@ -50,10 +50,6 @@ def foreign(proto):
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
 
 
-def fixed_batch(proto):
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-
-
 def second_input(proto):
     proto.graph.input.append(helper.make_tensor_value_info("z", 1, [1]))
 
@@ -77,7 +73,6 @@ CHANGES = {
     "negative dims": (negative, "has shape"),
     "strings": (strings, "is of type STRING"),
     "foreign domain": (foreign, "operator com.example:"),
-    "fixed batch": (fixed_batch, "fixed batch|not a valid"),
     "two inputs": (second_input, r"got inputs \['input', 'z'\]"),
     "two outputs": (second_output, "got outputs"),
     "functions": (functions, "functions"),
