@@ -9,6 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hardening.deployment.contract import (
+    as_logits,
+    contract_of,
+    floored,
+    last_softmax,
+    prepare,
+)
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
 from hardening.deployment.shapes import serves
@@ -44,10 +51,16 @@ class Twin(nn.Module):
         self.data = data
         model = read_model(data, self.name)
         self.image_shape = image_shape(model)
+        self.contract = contract_of(model, self.name)
         # Most files that say a fixed batch would take any: then there is no need to go slowly.
         fixed = fixed_batch(model)
         self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
         with _explained(self.name):
+            softmax = last_softmax(model.graph, model.graph.output[0].name)
+            self._logarithms = self.contract.outputs == "probabilities" and softmax is not None
+            if self._logarithms and softmax is not None:
+                # Where the softmax itself saturates it has no gradient, and attacks would fail.
+                softmax.op_type = "LogSoftmax"
             graph = read_graph(model)
             steps = plan(graph)
             if not steps:
@@ -69,7 +82,13 @@ class Twin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 of images (B, C, H, W) in [0, 1]."""
         check_images(x, self.image_shape, self.name)
-        return in_batches(self._compute, x, self._batch) if self._batch else self._compute(x)
+        return in_batches(self._logits, x, self._batch) if self._batch else self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        answers = self._compute(prepare(x, self.contract))
+        if self._logarithms:
+            return floored(answers)
+        return as_logits(answers, self.contract, self.name)
 
     def _compute(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {self.input: x, **self._integers}
