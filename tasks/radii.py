@@ -47,6 +47,8 @@ def curve_file(
 ) -> dict[str, bytes]:
     """Find the radius at which each image of a shard falls, among multiples of eps and unbounded.
 
+    Without gradients what fell at eps itself is all that is known.
+
     Args:
         seen: What the file says of the clean images.
         adversarial: What fell at eps itself.
@@ -65,7 +67,7 @@ def curve_file(
         data,
         known,
         threat,
-        [*(factor for factor in factors if factor < unbounded), unbounded],
+        [*(f for f in factors if f < unbounded), unbounded] if target.differentiable else [],
         seed,
         run,
     )
@@ -90,6 +92,9 @@ def nearest_file(
     session, target = open_target(run, onnx, "gradients")
     threat = ThreatModel(norm=norm, eps=1.0).unbounded(part.images.shape[1:])
     spec = NEAREST[norm]
+    if not target.differentiable:
+        unknown = Distances(attack=spec.name, params=spec.params, values=[None] * len(part))
+        return {"distances": unknown.model_dump_json().encode()}
     outcome = run_attack(
         "nearest adversarial images",
         bind(ATTACKS, spec),

@@ -7,7 +7,7 @@ from math import exp
 from typing import Annotated, Literal, Self
 
 import onnx
-import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
@@ -81,13 +81,15 @@ def with_contract(data: bytes, contract: Contract, name: str = "ONNX file") -> b
     Fields that `contract` leaves unset are those that the file carries.
 
     Args:
-        data: ONNX bytes that are known to be readable.
-        name: What errors call them.
+        name: What errors call the file.
 
     Raises:
-        ModelError: The file carries another contract.
+        ModelError: The bytes are no ONNX file, or one that carries another contract.
     """
-    model = onnx.load_model_from_string(data)
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an ONNX file, or a truncated one") from error
     carried = contract_of(model, name)
     if any(entry.key == KEY for entry in model.metadata_props):
         wanted = carried.model_copy(update=contract.model_dump(exclude_unset=True))
@@ -101,7 +103,7 @@ def with_contract(data: bytes, contract: Contract, name: str = "ONNX file") -> b
     # The fields of one protobuf message after those of another are one message with both.
     entry = onnx.ModelProto()
     helper.set_model_props(entry, {KEY: _text(contract)})
-    return data + entry.SerializeToString()
+    return data + bytes(entry.SerializeToString())
 
 
 def prepare(x: Tensor, contract: Contract) -> Tensor:
@@ -109,7 +111,9 @@ def prepare(x: Tensor, contract: Contract) -> Tensor:
     if contract.range == "0..255":
         x = x * 255
     if contract.mean is not None and contract.std is not None:
-        mean, std = (x.new_tensor(values)[:, None, None] for values in (contract.mean, contract.std))
+        mean, std = (
+            x.new_tensor(values)[:, None, None] for values in (contract.mean, contract.std)
+        )
         x = (x - mean) / std
     return x.permute(0, 2, 3, 1).contiguous() if contract.layout == "NHWC" else x
 

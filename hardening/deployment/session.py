@@ -47,7 +47,8 @@ class Session:
         self.threads = threads or torch.get_num_threads()
         self._model = read_model(data, self.name)
         self._batch = fixed_batch(self._model)
-        self._contract = contract_of(self._model, self.name)
+        self.contract = contract_of(self._model, self.name)
+        self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
         self._output = graph_output(self._model).name
         self._session = _start(data, self.name, self.threads)
@@ -58,7 +59,7 @@ class Session:
         Raises:
             ModelError: The file does not take images of this shape.
         """
-        check_images(x, image_shape(self._model), self.name)
+        check_images(x, self.image_shape, self.name)
         x = x.detach().to("cpu", torch.float32)
         if self._batch:
             return in_batches(self._run, x, self._batch)
@@ -81,9 +82,9 @@ class Session:
         )
 
     def _run(self, x: Tensor) -> Tensor:
-        fed = prepare(x, self._contract).numpy()
+        fed = prepare(x, self.contract).numpy()
         (answers,) = self._session.run([self._output], {self._input: fed})
-        return as_logits(torch.from_numpy(answers), self._contract, self.name)
+        return as_logits(torch.from_numpy(answers), self.contract, self.name)
 
 
 def _start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

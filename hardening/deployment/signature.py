@@ -30,7 +30,7 @@ def graph_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
 
 def graph_output(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The output that the file's contract names, or its first one."""
-    outputs = {value.name: value for value in reversed(model.graph.output)}
+    outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in model.graph.output}
     return outputs[contract_of(model).output or model.graph.output[0].name]
 
 

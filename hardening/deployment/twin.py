@@ -27,7 +27,7 @@ from hardening.deployment.signature import (
     name_of,
 )
 from hardening.deployment.untrusted import read_model
-from hardening.errors import ModelError
+from hardening.errors import ModelError, NoTwin
 
 
 class Twin(nn.Module):
@@ -36,10 +36,12 @@ class Twin(nn.Module):
     Its logits equal those of the CPU session: to float rounding for float graphs, bit for bit for
     the integer kernels. Gradients pass every rounding and every saturation but a fused ReLU
     (BPDA, Athalye et al. 2018, https://arxiv.org/abs/1802.00420). Parity is measured, not assumed:
-    see `parity.prove`.
+    see `parity.prove`. Of a file that ends in a softmax it gives the logarithms directly, where
+    gradients are asked for without a floor: a saturated softmax hides nothing.
 
     Raises:
-        ModelError: The bytes are refused by `read_model`, or hold an operator unknown to the twin.
+        ModelError: The bytes are refused by `read_model`.
+        NoTwin: They hold an operator unknown to the twin.
     """
 
     data: bytes
@@ -87,7 +89,9 @@ class Twin(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         answers = self._compute(prepare(x, self.contract))
         if self._logarithms:
-            return floored(answers)
+            # An attack needs more than the floor that the session's answers have: classes that tie
+            # there have no order, and a loss of their differences no direction.
+            return answers if x.requires_grad else floored(answers)
         return as_logits(answers, self.contract, self.name)
 
     def _compute(self, x: Tensor) -> Tensor:
@@ -118,4 +122,4 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].removeprefix(f"{name}: ")
-        raise ModelError(f"{name}: no twin of it: {reason}") from error
+        raise NoTwin(f"{name}: no twin of it: {reason}") from error

@@ -20,6 +20,7 @@ from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 from hardening.evaluation import check_logits, run_attack
 from hardening.log import Silent
+from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -112,7 +113,7 @@ def test_the_twin_answers_as_the_session_with_the_gradients_of_the_model(
     torch.testing.assert_close(ours, its, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [name for name in FORMS if name != "sigmoid"])
 def test_quantizing_keeps_the_contract_and_the_logits_in_float(forms, tools, name):
     x = tools.pictures(64)
     int8 = quantize_int8(forms[name], tools.pictures(64, seed=7))
@@ -151,11 +152,11 @@ def test_a_contract_in_the_file_needs_no_second_one_and_refuses_another(floats):
 def test_a_contract_that_is_not_understood_is_refused(floats):
     proto = onnx.load_model_from_string(floats["plain"])
     helper.set_model_props(proto, {KEY: '{"layuot": "NHWC"}'})
-    with pytest.raises(ModelError, match="temper.contract.layuot"):
+    with pytest.raises(ModelError, match=r"temper.contract.layuot"):
         Session(proto.SerializeToString())
 
 
-def several(data, last="features"):
+def several(data):
     """The file with the input of its last layer as a further output, in front of the logits."""
     proto = onnx.load_model_from_string(data)
     graph = proto.graph
@@ -164,8 +165,8 @@ def several(data, last="features"):
     logits = graph.output.pop()
     graph.output.extend(
         [
-            helper.make_tensor_value_info("label", TensorProto.INT64, None),
-            helper.make_tensor_value_info(head.input[0], TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["batch", 1]),
+            helper.make_tensor_value_info(head.input[0], TensorProto.FLOAT, ["batch", 12]),
             logits,
         ]
     )
@@ -174,9 +175,11 @@ def several(data, last="features"):
 
 def test_one_of_several_outputs_is_chosen_by_name(floats, tools):
     data, x = several(floats["plain"]), tools.pictures(20)
-    with pytest.raises(ModelError, match="got outputs .*'logits'.*, or one of them as model.output"):
+    with pytest.raises(
+        ModelError, match=r"got outputs .*'logits'.*, or one of them as model.output"
+    ):
         Session(data)
-    with pytest.raises(ModelError, match="got 'logit' as model.output, expected one of"):
+    with pytest.raises(ModelError, match=r"got 'logit' as model.output, expected one of"):
         Session(with_contract(data, Contract(output="logit")))
     chosen = with_contract(data, Contract(output="logits"))
     assert torch.equal(Session(chosen)(x), Session(floats["plain"])(x))
@@ -200,16 +203,17 @@ def test_a_stored_tensor_among_the_inputs_is_no_second_input(floats, tools):
     )
     data = with_contract(proto.SerializeToString(), Contract(input="input"))
     x = tools.pictures(4)
-    assert torch.equal(Session(data)(x), Session(floats["plain"])(x))
+    # What may be overridden is not folded: sums are rounded in another order.
+    torch.testing.assert_close(Session(data)(x), Session(floats["plain"])(x))
 
 
 def test_another_input_than_the_file_s_is_refused(floats):
-    with pytest.raises(ModelError, match="got 'images' as model.input, expected one of"):
+    with pytest.raises(ModelError, match=r"got 'images' as model.input, expected one of"):
         Session(with_contract(floats["plain"], Contract(input="images")))
 
 
 def test_a_normalisation_for_other_channels_is_refused(floats):
-    with pytest.raises(ModelError, match="got 1 numbers as model.mean and model.std, expected 3"):
+    with pytest.raises(ModelError, match=r"got 1 numbers as model.mean and model.std, expected 3"):
         Session(with_contract(floats["plain"], Contract(mean=[0.5], std=[0.5])))
 
 
@@ -220,21 +224,23 @@ def test_images_are_asked_for_as_ours_whatever_the_layout(forms):
 
 def test_logits_declared_as_probabilities_are_refused(floats, tools):
     with pytest.raises(ModelError, match=r"expected \[0, 1\] as model.outputs says"):
-        Session(with_contract(floats["plain"], Contract(outputs="probabilities")))(tools.pictures(9))
+        Session(with_contract(floats["plain"], Contract(outputs="probabilities")))(
+            tools.pictures(9)
+        )
 
 
 def test_probabilities_that_are_not_declared_are_refused_with_what_to_write(models, tools):
     data = export(Around(models["plain"], same, lambda z: z.softmax(1)).eval(), (3, 16, 16))
-    with pytest.raises(ModelError, match="model.outputs: probabilities"):
+    with pytest.raises(ModelError, match=r"model.outputs: probabilities"):
         check_logits("mine", Session(data)(tools.pictures(20)), 10)
 
 
 @pytest.fixture(scope="module")
 def sure(models):
-    """The plain net with logits a hundred times as large: as logits, and behind a softmax."""
-    loud = export(Around(models["plain"], same, lambda z: 100 * z).eval(), (3, 16, 16))
+    """The plain net with logits 3000 times as large: as logits, and behind a softmax."""
+    loud = export(Around(models["plain"], same, lambda z: 3000 * z).eval(), (3, 16, 16))
     soft = export(
-        Around(models["plain"], same, lambda z: (100 * z).softmax(1)).eval(), (3, 16, 16)
+        Around(models["plain"], same, lambda z: (3000 * z).softmax(1)).eval(), (3, 16, 16)
     )
     return loud, with_contract(soft, Contract(outputs="probabilities"))
 
@@ -251,36 +257,31 @@ def test_a_saturated_softmax_has_finite_answers_and_living_gradients(sure, tools
     assert (gradient.abs().amax((1, 2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_a_saturated_softmax_hides_nothing_from_an_attack(sure, tools, loss):
-    """As many images stand as with the logits themselves; naive gradients would leave far more."""
-    x, threat = tools.pictures(64), ThreatModel(norm="linf", eps=0.005)
-    y = Session(sure[0])(x).argmax(1)
+def test_a_saturated_softmax_hides_nothing_from_an_attack(sure, tools):
+    """As many images stand as with the logits themselves; with the softmax's own gradients, all."""
+    loud, soft = sure
+    x, threat = tools.pictures(64), ThreatModel(norm="linf", eps=0.025)
+    images = Labelled(x, Session(loud)(x).argmax(1))
+    attack = bind({"apgd": apgd}, Spec(name="apgd", params={"steps": 20, "loss": "dlr"}))
 
-    def standing(data):
-        session = Session(data)
-        outcome = run_attack(
-            "apgd",
-            apgd_of(loss),
-            Deployed(session, Twin(data)),
-            session,
-            Labelled(x, y),
-            torch.arange(len(x)),
-            threat,
-            0,
-            Silent(),
-        )
+    def standing(session, twin):
+        target, places = Deployed(session, twin), torch.arange(len(x))
+        outcome = run_attack("apgd", attack, target, session, images, places, threat, 0, Silent())
         return len(x) - int(outcome.fooled.sum())
 
-    loud, soft = standing(sure[0]), standing(sure[1])
-    assert 5 < loud < 59
-    assert abs(loud - soft) <= 4
+    plain, ours = (standing(Session(data), Twin(data)) for data in (loud, soft))
+    bare = Twin(export(Twin(soft), tools.shape)[: -len(_entry(soft))])
+    naive = standing(Session(soft), lambda images: (bare(images) + 1e-12).log())
+
+    assert plain < 40
+    assert abs(plain - ours) <= 2
+    assert naive > 60
 
 
-def apgd_of(loss):
-    from hardening.spec import Spec, bind
-
-    return bind({"apgd": apgd}, Spec(name="apgd", params={"steps": 20, "loss": loss}))
+def _entry(data):
+    """The bytes of a file's contract."""
+    entry = onnx.ModelProto(metadata_props=onnx.load_model_from_string(data).metadata_props)
+    return entry.SerializeToString()
 
 
 def test_interval_bounds_are_those_of_the_model_in_any_form(forms, floats, models, tools):
