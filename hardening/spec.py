@@ -175,7 +175,7 @@ def type_name(hint: Any) -> str:
     if origin in {tuple, list}:
         return f"list of {type_name(inner[0])}"
     if origin in {Union, UnionType}:
-        return " | ".join(map(_type_name, inner))
+        return " | ".join(map(type_name, inner))
     return "None" if hint is NoneType else getattr(hint, "__name__", str(hint))
 
 
