@@ -1,6 +1,7 @@
 """Run the recipes of benchmarks/configs on real data and print their verdicts and times.
 
-Needs TEMPER_DATA: a folder with mnist.npz, cifar10.npz, gtsrb32.npz and weights/resnet20.pt.
+Needs TEMPER_DATA: a folder with mnist.npz, cifar10.npz, gtsrb32.npz, weights/resnet20.pt
+and weights/resnet_2b.onnx.
 """
 
 import argparse

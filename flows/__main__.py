@@ -16,9 +16,11 @@ PASSED, GATE_FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DESCRIPTION = """\
 Hardens image classifiers and proves it on the ONNX file that ships.
 
-One YAML file names a dataset, a model, a threat model, candidate chains of defenses and a gate.
+One YAML file names a dataset, a model (an architecture, or any ONNX classifier as model.onnx), a
+threat model, candidate chains of defenses and a gate.
   temper check CONFIG     what would run, what is known already, what it costs
   temper harden CONFIG    train or fetch, defend, export, attack the exported file, judge, promote
+  temper evaluate CONFIG  attack and judge an existing model or ONNX file as it would ship
   temper inspect FILE     what an ONNX file says of itself, and whether that is so
   temper list attacks     every attack with its parameters (also: defenses, datasets, models)
 """
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, text in (
         ("harden", "the whole chain: train or fetch, defend, export, attack, judge, promote"),
-        ("evaluate", "an existing model as it would ship: no training, no candidates"),
+        ("evaluate", "an existing model or ONNX file as it would ship: no training, no candidates"),
     ):
         run = _command(commands, name, text, _run)
         run.add_argument(

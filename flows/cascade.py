@@ -1,5 +1,6 @@
 """Attack after attack on what still stands; the files of a run side by side."""
 
+from collections.abc import Set
 from itertools import count
 
 from attacks import ATTACKS
@@ -30,12 +31,22 @@ def profile(config: Config) -> Profile:
     return chosen._replace(attacks=tuple(own), gates=gates)
 
 
-def entries(config: Config, subject: Subject, subjects: list[Subject]) -> list[Entry]:
-    """The attacks on one file; those whose source it does not have are left out."""
+def entries(
+    config: Config, subject: Subject, subjects: list[Subject], blind: Set[str] = frozenset()
+) -> list[Entry]:
+    """The attacks on one file; those whose source it does not have are left out.
+
+    Args:
+        blind: Names of the files without gradients, which lead no attack by them.
+    """
     specs = in_order(profile(config).attacks)
+    others = [other for other in subjects if other.name not in blind]
     found = []
     for name, spec in zip(labels(specs), specs, strict=True):
-        sources = _sources(spec.source, subject, subjects)
+        own = spec.source == "file" and facts(ATTACKS[spec.name]).access == "gradients"
+        if own and subject.name in blind:
+            continue
+        sources = _sources(spec.source, subject, others)
         if sources is not None:
             found.append((name, spec, sources))
     return found
@@ -50,7 +61,8 @@ def cascade(
     shard: list[int],
 ) -> dict[str, list[Outputs]]:
     """Attack after attack on one shard; the files side by side."""
-    waiting = {subject.name: entries(config, subject, subjects) for subject in subjects}
+    blind = {name for name, made in seen.items() if "no_twin" in made}
+    waiting = {subject.name: entries(config, subject, subjects, blind) for subject in subjects}
     done: dict[str, list[Outputs]] = {subject.name: [] for subject in subjects}
     for turn in count():
         started: list[tuple[str, Result]] = []

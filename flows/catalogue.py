@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from hardening.spec import parameters
+from hardening.spec import Parameter, parameters, type_name
 
 
 def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
@@ -62,7 +62,25 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         for name, profile in PROFILES.items():
             about = "profile: " + ", ".join(label(spec) for spec in profile.attacks)
             entries.append({"name": name, "about": about, "parameters": []})
+    if kind == "models":
+        entries.append(_onnx())
     return entries
+
+
+def _onnx() -> dict[str, Any]:
+    """How a file is given in the place of an architecture: its fields stand beside `onnx`."""
+    from hardening.deployment.contract import Contract  # noqa: PLC0415
+
+    return {
+        "name": "model.onnx",
+        "about": "Instead of a name: your own ONNX file; these fields say how to feed and read it.",
+        "parameters": [
+            Parameter(
+                name, type_name(field.annotation), repr(field.default), field.description or ""
+            )._asdict()
+            for name, field in Contract.model_fields.items()
+        ],
+    }
 
 
 def show_catalogue(kind: str, entries: list[dict[str, Any]]) -> None:

@@ -136,10 +136,10 @@ def _recorded(config: Config, sources: Sources) -> dict[str, JsonValue]:
         "gate": True,
         "registry": True,
         "data": {"path"},
-        "model": {"weights"},
+        "model": {"weights", "onnx"},
     }
     said: dict[str, JsonValue] = config.model_dump(mode="json", exclude=hidden)
-    return said | {"weights_sha256": sources.weights.sha256 if sources.weights else None}
+    return said | {"model_sha256": sources.model.sha256 if sources.model else None}
 
 
 def environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from attacks.profiles import AttackSpec
+from hardening.deployment.contract import Contract, Layout, Means, Outputs, Range, Spreads
 from hardening.diagnosis.limits import Limits
 from hardening.errors import ConfigError
 from hardening.spec import Record, Spec, one_line, suggest
@@ -17,8 +18,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_l
 """Becomes a folder, an MLflow experiment and a Prefect key."""
 
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
-Channels = Annotated[list[float], Field(min_length=1, max_length=4)]
-Spreads = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)]
 
 RESERVED = ("control", "champion")
 
@@ -39,9 +38,13 @@ class DataConfig(Record):
 
 
 class ModelConfig(Record):
-    """Which architecture, and where its weights come from if it is not trained here."""
+    """Which architecture, and where its weights come from if it is not trained here; or a file."""
 
-    name: str = Field(description="one of `temper list models`")
+    name: str | None = Field(default=None, description="one of `temper list models`")
+    onnx: str | None = Field(
+        default=None,
+        description="instead of a name, an ONNX file: path, s3://, https://, models:/NAME@ALIAS",
+    )
     params: dict[str, JsonValue] = Field(
         default={}, description="the architecture's own parameters"
     )
@@ -49,14 +52,31 @@ class ModelConfig(Record):
         default=None,
         description="safetensors or state dict: file, s3://, https://, models:/NAME@ALIAS",
     )
-    sha256: str = Field(default="", description="expected digest of the weights")
-    mean: Channels | None = Field(default=None, description="per channel, of images in [0, 1]")
-    std: (
-        Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4)] | None
-    ) = Field(default=None, description="per channel, of images in [0, 1]")
+    sha256: str = Field(default="", description="expected digest of the weights or the file")
+    mean: Means | None = Field(default=None, description="per channel, in the units of range")
+    std: Spreads | None = Field(default=None, description="per channel, in the units of range")
+    layout: Layout | None = Field(default=None, description="of an ONNX file's input; NCHW")
+    range: Range | None = Field(default=None, description="of an ONNX file's pixels; 0..1")
+    input: str | None = Field(default=None, description="name of an ONNX file's input")
+    output: str | None = Field(default=None, description="which of an ONNX file's outputs")
+    outputs: Outputs | None = Field(default=None, description="of an ONNX file; logits")
+
+    @property
+    def contract(self) -> Contract:
+        """How the ONNX file wants its images, as far as the configuration says it."""
+        return Contract(**self.model_dump(include={*Contract.model_fields}, exclude_none=True))
 
     @model_validator(mode="after")
-    def _both(self) -> "ModelConfig":
+    def _consistent(self) -> "ModelConfig":
+        if (self.name is None) == (self.onnx is None):
+            got = "none of them" if self.name is None else "both"
+            raise ValueError(f"name and onnx: got {got}, expected exactly one")
+        if self.onnx is not None and (self.weights is not None or self.params):
+            wrong = "weights" if self.weights is not None else "params"
+            raise ValueError(f"{wrong}: got it beside onnx, expected it beside name only")
+        for field in ("layout", "range", "input", "output", "outputs"):
+            if self.onnx is None and getattr(self, field) is not None:
+                raise ValueError(f"{field}: got it beside name, expected it beside onnx only")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std: got one of them, expected both or none")
         return self
@@ -141,8 +161,9 @@ class Config(Record):
         for name in self.candidates:
             if name in RESERVED:
                 raise ValueError(f"candidates.{name}: the name is taken, choose another one")
-        if self.training is not None and self.model.weights is not None:
-            raise ValueError("training: got it beside model.weights, expected one of the two")
+        for field in ("weights", "onnx"):
+            if self.training is not None and getattr(self.model, field) is not None:
+                raise ValueError(f"training: got it beside model.{field}, expected one of the two")
         if self.evaluation.early_decision is not None:
             self._decides_early()
         if "l0" in {self.threat.norm, self.attack_threat.norm}:

@@ -1,4 +1,4 @@
-"""How robust is a model that exists already? The chain without training and without candidates."""
+"""How robust is a model that exists already? The chain without training and candidates."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tasks.settings import workers
 
 @flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]
 def evaluate(config: str, output: str = "runs") -> Published:
-    """Evaluate the model whose weights a configuration file names, as it would ship.
+    """Evaluate the ONNX file, or the model with the weights, that a configuration names.
 
     Args:
         config: Path of the YAML file; its candidates and registry are left aside.
@@ -27,12 +27,12 @@ def existing(config: Config) -> Config:
     """The part of a configuration that is about an existing model.
 
     Raises:
-        ConfigError: It names no weights.
+        ConfigError: It names neither a file nor weights.
     """
-    if config.model.weights is None:
+    if config.model.weights is None and config.model.onnx is None:
         raise ConfigError(
-            "model.weights: got nothing, expected the weights of an existing model; "
-            "to train one, use `temper harden`"
+            "model.weights: got nothing, expected the weights of an existing model, or model.onnx "
+            "instead of model.name; to train one, use `temper harden`"
         )
     # There is nothing to compare it with.
     gate = config.gate.model_copy(update={"max_clean_drop": None, "min_robust_gain": None})

@@ -15,7 +15,7 @@ from flows.subjects import Subject, gather
 from hardening.spec import resolve
 from tasks.decide import decide_early
 from tasks.diagnose import diagnose_file
-from tasks.inspect import inspect_file, measure_file
+from tasks.inspect import check_answers, inspect_file, measure_file
 from tasks.radii import curve_file, nearest_file
 from tasks.step import Outputs, Runner
 from tasks.store import Artifact
@@ -49,6 +49,8 @@ def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifac
         (subject.name, go(inspect_file, f"{subject.name}: inspect", subject.onnx, images))
         for subject in subjects
     )
+    if config.model.onnx is not None:
+        go(check_answers, "control: clean accuracy", seen["control"]["seen"], images).result()
     attacks: dict[str, list[list[Outputs]]] = {subject.name: [] for subject in subjects}
     decision = None
     for shard in shards(config):

@@ -18,19 +18,16 @@ from tasks.store import Artifact, Store
 
 REGISTRY_SCHEME = "models:/"
 
-ONNX_START = b"\x08"
-"""First byte of an ONNX file: its first field, the version; no archive of weights starts so."""
-
 
 def find_sources(config: Config, store: Store, log: Log) -> Sources:
-    """Find dataset, weights and reigning champion.
+    """Find dataset, model and reigning champion.
 
     Raises:
         InputError: One of them cannot be had, or is not what its digest promises.
     """
     return Sources(
         data=_data(config, log),
-        weights=_weights(config, log),
+        model=_model(config, log),
         champion=_champion(config, store),
     )
 
@@ -42,8 +39,8 @@ def _data(config: Config, log: Log) -> Located:
     return _located(config.data.path, config.data.sha256, log)
 
 
-def _weights(config: Config, log: Log) -> Located | None:
-    uri = config.model.weights
+def _model(config: Config, log: Log) -> Located | None:
+    uri = config.model.weights or config.model.onnx
     if uri is None:
         return None
     weights = _weights_at(uri, config.model.sha256, log)
@@ -59,8 +56,7 @@ def _weights_at(uri: str, sha256: str, log: Log) -> Located:
     folder = home() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
     # Named by content: an alias that moves meanwhile is another file.
-    suffix = ".onnx" if data.startswith(ONNX_START) else ".weights"
-    file = folder / (hashlib.sha256(data).hexdigest() + suffix)
+    file = folder / f"{hashlib.sha256(data).hexdigest()}.model"
     file.write_bytes(data)
     return _located(str(file), sha256, log)
 

@@ -8,7 +8,7 @@ from defenses.declaration import declaration
 from flows.config import Config
 from hardening.evidence import Kind
 from hardening.spec import Spec
-from tasks.models import defend, export_file, fetch_weights, train_control
+from tasks.models import defend, export_file, fetch_onnx, fetch_weights, train_control
 from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
 
@@ -21,7 +21,7 @@ class Sources(NamedTuple):
     """What a run reads from outside, fetched and digested before anything starts."""
 
     data: Located
-    weights: Located | None
+    model: Located | None
     champion: Artifact | None
 
 
@@ -51,8 +51,11 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
             go(export_file, _export_label(chain, labels), models[chain]["model"], data["training"]),
         )
         for chain in models
-        if chain in wanted
+        if chain in wanted and not (chain == _id(()) and config.model.onnx)
     )
+    if config.model.onnx:
+        # What a user brings is evaluated byte for byte; there is no other form to compare it with.
+        exports[_id(())] = {"onnx": control["model"], "parity": None}
     subjects = []
     for name, chain in chains.items():
         made = exports[_id(chain)]
@@ -79,14 +82,22 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
 
 
 def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Outputs:
-    model = Spec(name=config.model.name, params=config.model.params)
+    if config.model.onnx is not None:
+        return go(
+            fetch_onnx,
+            "fetch ONNX file",
+            data["training"],
+            sources.model,
+            contract=config.model.contract,
+        ).result()
+    model = Spec(name=str(config.model.name), params=config.model.params)
     normalisation = {"mean": config.model.mean, "std": config.model.std}
-    if sources.weights is not None:
+    if sources.model is not None:
         return go(
             fetch_weights,
             "fetch weights",
             data["training"],
-            sources.weights,
+            sources.model,
             model=model,
             **normalisation,
         ).result()

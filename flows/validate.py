@@ -20,6 +20,9 @@ NEED_PATH = ("npz", "folder")
 SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 """Whose gradients may lead an attack, beside candidates by name."""
 
+ON_FILES = ("quantization",)
+"""Defenses that take an ONNX file and need no weights to train."""
+
 LAST = ("quantization",)
 """Defenses whose result cannot be trained further."""
 
@@ -33,7 +36,9 @@ def validate(config: Config) -> None:
     resolve(look_up(DATASETS, config.data.name, "data.name"), config.data.params, "data.params")
     if config.data.name in NEED_PATH and config.data.path is None:
         raise ConfigError(f"data.path: got nothing, expected where the {config.data.name} lies")
-    resolve(look_up(MODELS, config.model.name, "model.name"), config.model.params, "model.params")
+    if config.model.name is not None:
+        network = look_up(MODELS, config.model.name, "model.name")
+        resolve(network, config.model.params, "model.params")
     resolve(standard, config.training or {}, "training")
     if config.evaluation.profile not in PROFILES:
         nearest = suggest(config.evaluation.profile, PROFILES)
@@ -57,6 +62,11 @@ def validate(config: Config) -> None:
         resolve(look_up(CERTIFIERS, method.name, where), method.params, where)
     for name, chain in config.candidates.items():
         _validate_chain(name, list(chain))
+        if config.model.onnx is not None and chain[0].name not in ON_FILES:
+            raise ConfigError(
+                f"candidates.{name}.0: got {chain[0].name} for model.onnx, expected one of "
+                f"{', '.join(ON_FILES)}: it trains weights, and the file's are constants"
+            )
 
 
 def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:

@@ -30,11 +30,16 @@ class Deployed:
 
         Args:
             session: Runs the shipped bytes.
-            twin: Computes the same, with gradients.
+            twin: Computes the same, with gradients; the session again if there is none.
             fast: Let the twin compute in bfloat16.
             scores: Let the twin answer where no gradient is asked for, too.
         """
         self.session, self.twin, self._fast, self._scores = session, twin, fast, scores
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether there is a twin, and so gradients."""
+        return self.twin is not self.session
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32."""

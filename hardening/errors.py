@@ -5,6 +5,7 @@ HardeningError
   |   + ConfigError      the configuration
   |   + DataError        a dataset
   |   + ModelError       weights, an architecture or an ONNX file
+  |   |   + NoTwin         an ONNX file that runs and that has no gradients
   |   + DigestError      bytes that are not the ones that were promised
   |   + ServiceError     a server that cannot be reached or refuses us
   + BrokenPromise      something of ours did not hold                    (exit code 3)
@@ -33,6 +34,10 @@ class DataError(InputError):
 
 class ModelError(InputError):
     """Weights, an architecture or an ONNX file cannot be used as they are."""
+
+
+class NoTwin(ModelError):
+    """An ONNX file runs, but no twin can be made of it: nothing follows its gradients."""
 
 
 class DigestError(InputError):

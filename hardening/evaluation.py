@@ -143,8 +143,8 @@ def check_logits(name: str, logits: Tensor, classes: int) -> None:
     in_range = bool((logits >= -1e-5).all() and (logits <= 1 + 1e-5).all())
     if in_range and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         raise ModelError(
-            f"{name}: got outputs that are probabilities (each row in [0, 1] with sum 1), "
-            "expected logits: remove the softmax"
+            f"{name}: got outputs that are probabilities (each row in [0, 1] with sum 1), expected "
+            "logits: remove the softmax, or say `model.outputs: probabilities` of a file"
         )
 
 

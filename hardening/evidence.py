@@ -238,6 +238,8 @@ class Evidence(Record):
     behind alarms and distances (`probed` are those that fell to these alone), and not fallen at a
     radius up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to
     suffice).
+    `notes` say what a reader must know of how it was measured: why it has no twin, and so no
+    `twin_parity`, say.
     """
 
     name: str
@@ -246,7 +248,8 @@ class Evidence(Record):
     due: list[Kind]
     file: File
     export_parity: Parity | None
-    twin_parity: Parity
+    twin_parity: Parity | None
+    notes: list[str] = Field(default_factory=list)
     clean: Accuracy
     correct: list[bool]
     attacks: list[AttackRow]

@@ -123,7 +123,7 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
     return [
         Parameter(
             name,
-            _type_name(field.annotation),
+            type_name(field.annotation),
             "required" if field.is_required() else repr(field.default),
             meanings.get(name, field.description or ""),
         )
@@ -165,17 +165,17 @@ def _meanings(doc: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
     """A type as a user reads it: `int`, `ce, dlr`, `list of int`, `float | None`."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _type_name(inner[0])
+        return type_name(inner[0])
     if origin is Literal:
         return ", ".join(map(str, inner))
     if origin in {tuple, list}:
-        return f"list of {_type_name(inner[0])}"
+        return f"list of {type_name(inner[0])}"
     if origin in {Union, UnionType}:
-        return " | ".join(map(_type_name, inner))
+        return " | ".join(map(type_name, inner))
     return "None" if hint is NoneType else getattr(hint, "__name__", str(hint))
 
 

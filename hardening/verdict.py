@@ -153,8 +153,9 @@ def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
     gain = compare(control.survived, model.survived)
     drop = control.clean.value - model.clean.value
     latency = next((entry.p50_ms for entry in model.latency if entry.batch == 1), None)
+    why = "; ".join([", ".join(missing), *model.notes]) if missing else ""
     checks = [
-        _check("due attacks missing", len(missing), 0, at_most=True, text=", ".join(missing)),
+        _check("due attacks missing", len(missing), 0, at_most=True, text=why),
         _check("alarms", len(fired), gate.max_alarms, at_most=True, text=", ".join(fired)),
     ]
     if gate.clean_accuracy is not None:

@@ -81,10 +81,11 @@ def collect_evidence(
         name=name,
         role=role,
         defenses=[spec.model_dump() for spec in defenses],
-        due=due,
+        due=_due(due, clean["file"]["precision"]),
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
-        twin_parity=Parity(**clean["twin_parity"]),
+        twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
+        notes=_notes(clean, role),
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,
@@ -103,6 +104,20 @@ def collect_evidence(
     )
     checked = evidence.model_copy(update={"checklist": checklist(evidence, threat, statements)})
     return {"evidence": checked.model_dump_json(indent=1).encode()}
+
+
+def _due(due: list[Kind], precision: str) -> list[Kind]:
+    """What is due against a file of this precision: int8 has gradients only straight through."""
+    if precision != "int8" or "straight-through" in due:
+        return due
+    return ["straight-through" if kind == "white-box" else kind for kind in due]
+
+
+def _notes(clean: dict[str, Any], role: str) -> list[str]:
+    notes = [clean["no_twin"]] if clean["no_twin"] else []
+    if clean["file"]["precision"] == "int8" and role != "candidate":
+        notes.append("an int8 file whose float parent is not known: none could lead an attack")
+    return notes
 
 
 def _alarms(

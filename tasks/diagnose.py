@@ -46,6 +46,7 @@ def diagnose_file(
     """Run the gates on the first `sample` images; those that are left out are listed, too.
 
     What stood under all attacks and falls to a probe has fallen: the output `fell` has its places.
+    All are left out for a file without gradients: it is not evaluated anyway.
 
     Args:
         parent: The float file that an int8 file was made from.
@@ -57,6 +58,9 @@ def diagnose_file(
     stands = {place for shard in standing for place in json.loads(run.read(shard))}
     survivors = torch.tensor([place in stands for place in range(len(part))])
     session, target = open_exact(run, onnx)
+    if not target.differentiable:
+        listed = [not_run(gate, limits).model_dump() for gate in DIAGNOSED]
+        return {"alarms": json.dumps(listed).encode(), "radii": b"[]", "fell": b"[]"}
     probes = _probes(steps)
     found, fallen = diagnose(
         target,

@@ -5,26 +5,38 @@ import json
 from hardening.deployment.measure import latency
 from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
-from hardening.deployment.twin import Twin
+from hardening.errors import ModelError, NoTwin
 from hardening.evaluation import all_logits, check_logits
-from tasks.data import device, read_images
-from tasks.step import Run, measured
+from hardening.statistics import accuracy
+from tasks.data import read_images
+from tasks.step import Run, measured, step
 from tasks.store import Artifact
+from tasks.target import find_twin
 
 
 @measured
 def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
-    """Run the file on clean images and prove that its twin computes the same."""
+    """Run the file on clean images and prove that its twin computes the same.
+
+    The output `no_twin` is there only when there is none, and says why.
+    """
     data, file = read_images(run, images), run.read(onnx)
-    session, twin = Session(file), Twin(file).to(device())
+    session, twin = Session(file), find_twin(file)
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
-    parity = prove(f"{run.label}: twin", twin, session, data.test.floats())
+    parity, why = None, {}
+    if isinstance(twin, NoTwin):
+        run.line(str(twin))
+        why = {"no_twin": str(twin).encode()}
+    else:
+        proven = prove(f"{run.label}: twin", twin, session, data.test.floats())
+        parity = proven.model_dump()
     predictions = logits.argmax(1)
     right = predictions == data.test.labels
     seen = {
         "file": session.facts().model_dump(),
-        "twin_parity": parity.model_dump(),
+        "twin_parity": parity,
+        "no_twin": str(twin) if why else "",
         "correct": right.tolist(),
         "predictions": predictions.tolist(),
         "confidences": logits.softmax(1).amax(1).tolist(),
@@ -32,6 +44,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
     return {
         "seen": json.dumps(seen, allow_nan=False).encode(),
         "standing": json.dumps(right.nonzero()[:, 0].tolist()).encode(),
+        **why,
     }
 
 
@@ -42,3 +55,24 @@ def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
     channels, height, width = data.test.images.shape[1:]
     measured = latency(Session(run.read(onnx)), (channels, height, width))
     return {"latency": json.dumps([entry.model_dump() for entry in measured]).encode()}
+
+
+@step
+def check_answers(run: Run, seen: Artifact, images: Artifact, /) -> dict[str, bytes]:
+    """Refuse a user's file that seems to be misunderstood: it guesses.
+
+    Chance is 1 / K of K classes; a file must be half as good again, or 5 points of 100 better.
+
+    Raises:
+        ModelError: Its clean accuracy is at chance; the text says what to check.
+    """
+    clean = accuracy(json.loads(run.read(seen))["correct"])
+    classes = len(read_images(run, images).classes)
+    limit = min(1.5 / classes, 1 / classes + 0.05)
+    if clean.value < limit:
+        raise ModelError(
+            f"model.onnx: got {clean.correct} of {clean.images} test images right, which is chance "
+            f"for {classes} classes: check model.layout, model.range, model.mean and model.std, "
+            "model.output, and that its classes are in the dataset's order"
+        )
+    return {"clean": clean.model_dump_json().encode()}

@@ -10,12 +10,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardening.deployment.contract import contract_of
 from hardening.errors import BrokenPromise, ModelError
 from hardening.evidence import DataFacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
+    from onnx import ModelProto
 
 FILE = "model.onnx"
 """Where MLflow's ONNX flavor keeps the graph."""
@@ -53,7 +55,7 @@ def log_model(
         onnx.load_model_from_string(onnx_file),
         name=model.name,
         model_id=model.model_id,
-        signature=_signature(data),
+        signature=_signature(onnx.load_model_from_string(onnx_file), data),
         pip_requirements=_requirements(),
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
@@ -96,16 +98,19 @@ def _digest(uri: str) -> str:
     return hashlib.sha256(fetch(uri)).hexdigest()
 
 
-def _signature(data: DataFacts) -> "ModelSignature":
-    """Images (B, C, H, W) in, logits (B, K) out, float32."""
+def _signature(model: "ModelProto", data: DataFacts) -> "ModelSignature":
+    """Images in the file's layout in, answers (B, K) out, float32."""
     import numpy as np  # noqa: PLC0415
     from mlflow.models import ModelSignature  # noqa: PLC0415
     from mlflow.types import Schema, TensorSpec  # noqa: PLC0415
 
-    images, logits = (-1, *data.shape), (-1, len(data.classes))
+    channels, height, width = data.shape
+    nhwc = contract_of(model).layout == "NHWC"
+    images = (height, width, channels) if nhwc else (channels, height, width)
     kind = np.dtype("float32")
     return ModelSignature(
-        inputs=Schema([TensorSpec(kind, images)]), outputs=Schema([TensorSpec(kind, logits)])
+        inputs=Schema([TensorSpec(kind, (-1, *images))]),
+        outputs=Schema([TensorSpec(kind, (-1, len(data.classes)))]),
     )
 
 

@@ -12,6 +12,7 @@ from defenses import DEFENSES
 from defenses.standard import standard
 from hardening.data import TrainingData
 from hardening.data.statistics import channel_statistics
+from hardening.deployment.contract import Contract, check_channels, with_contract
 from hardening.deployment.export import export
 from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
@@ -26,6 +27,9 @@ from hardening.threat import ThreatModel
 from tasks.data import device, read_training
 from tasks.step import Located, Run, step
 from tasks.store import Artifact
+
+ONNX_START = b"\x08"
+"""First byte of an ONNX file: its first field, the version; a header of safetensors may, too."""
 
 PARITY_IMAGES = 256
 """Validation images on which an exported file is compared with the module it came from."""
@@ -70,16 +74,42 @@ def fetch_weights(
     data = read_training(run, training)
     channels = data.train.images.shape[1]
     architecture = _architecture(data, model, mean or [0.0] * channels, std or [1.0] * channels)
-    weights = Path(source.path).read_bytes()
-    if (now := hashlib.sha256(weights).hexdigest()) != source.sha256:
-        raise DigestError(
-            f"{source.path}: got sha256 {now} now, expected {source.sha256} as before"
+    weights = _read(source)
+    if weights.startswith(ONNX_START) and weights[8:9] != b"{":
+        raise ModelError(
+            f"{source.path}: got an ONNX file as model.weights, expected safetensors or a state "
+            "dict: name it as model.onnx, instead of model.name"
         )
-    if source.path.endswith(".onnx"):
-        # A file that was shipped already, from a registry say: it is evaluated as it is.
-        return _packed(run, Twin(weights))
     state = read_state(weights, source.path)
     return _packed(run, load_weights(build(architecture, seed=0), state, source.path))
+
+
+@step
+def fetch_onnx(
+    run: Run, training: Artifact, source: Located, /, *, contract: Contract
+) -> dict[str, bytes]:
+    """Put what the user says of an ONNX file into it; it must take and tell the dataset's images.
+
+    Raises:
+        ModelError: It is refused, carries another contract, or does not fit the dataset.
+    """
+    data = read_training(run, training)
+    shape, name = tuple(data.train.images.shape[1:]), Path(source.path).name
+    check_channels(contract, shape[0], name)
+    file = with_contract(_read(source), contract, name)
+    session = Session(file)
+    if any(has not in (0, wanted) for has, wanted in zip(session.image_shape, shape, strict=True)):
+        raise ModelError(
+            f"{name}: takes images {session.image_shape} (C, H, W), the dataset's are {shape}; "
+            f"model.layout is {session.contract.layout}"
+        )
+    classes = session(data.validation.first(2).floats()).shape[1]
+    if classes != len(data.classes):
+        raise ModelError(
+            f"{name}: got {classes} outputs, expected {len(data.classes)}, the dataset's classes"
+        )
+    run.line(f"{len(file):,} B, images {list(shape)}, {classes} classes")
+    return {"model": file, "facts": _facts(run)}
 
 
 @step
@@ -133,8 +163,21 @@ def _bytes(model: nn.Module) -> bytes:
 def _packed(run: Run, model: nn.Module) -> dict[str, bytes]:
     return {
         "model": _bytes(model.cpu()),
-        "facts": json.dumps({"seconds": round(run.seconds, 3)}).encode(),
+        "facts": _facts(run),
     }
+
+
+def _facts(run: Run) -> bytes:
+    return json.dumps({"seconds": round(run.seconds, 3)}).encode()
+
+
+def _read(source: Located) -> bytes:
+    data = Path(source.path).read_bytes()
+    if (now := hashlib.sha256(data).hexdigest()) != source.sha256:
+        raise DigestError(
+            f"{source.path}: got sha256 {now} now, expected {source.sha256} as before"
+        )
+    return data
 
 
 def _architecture(

@@ -47,6 +47,8 @@ def curve_file(
 ) -> dict[str, bytes]:
     """Find the radius at which each image of a shard falls, among multiples of eps and unbounded.
 
+    Without gradients what fell at eps itself is all that is known.
+
     Args:
         seen: What the file says of the clean images.
         adversarial: What fell at eps itself.
@@ -65,7 +67,7 @@ def curve_file(
         data,
         known,
         threat,
-        [*(factor for factor in factors if factor < unbounded), unbounded],
+        [*(f for f in factors if f < unbounded), unbounded] if target.differentiable else [],
         seed,
         run,
     )
@@ -92,6 +94,10 @@ def nearest_file(
     part = data.first(sample)
     session, target = open_target(run, onnx, "gradients")
     spec = NEAREST[threat.norm]
+    params = resolve(ATTACKS[spec.name], spec.params)
+    if not target.differentiable:
+        unknown = Distances(attack=spec.name, params=params, values=[None] * len(part))
+        return {"distances": unknown.model_dump_json().encode(), "fell": b"[]"}
     outcome = run_attack(
         "nearest adversarial images",
         bind(ATTACKS, spec),
@@ -108,9 +114,7 @@ def nearest_file(
         round(value, 6) if found else None
         for value, found in zip(outcome.distance.tolist(), fooled, strict=True)
     ]
-    found = Distances(
-        attack=spec.name, params=resolve(ATTACKS[spec.name], spec.params), values=values
-    )
+    found = Distances(attack=spec.name, params=params, values=values)
     near = outcome.fooled & threat.contains(part.floats().cpu(), outcome.x_adv)
     return {
         "distances": found.model_dump_json().encode(),

@@ -7,6 +7,7 @@ from hardening.data import Labelled
 from hardening.deployed import Deployed, bfloat16_is_faster
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
+from hardening.errors import NoTwin
 from hardening.spec import Spec, bind
 from hardening.threat import Model
 from tasks.data import device
@@ -20,15 +21,23 @@ def open_target(run: Run, onnx: Artifact, access: Access) -> tuple[Session, Depl
     A fast twin leads a search by scores, too: the session takes twice as long for an answer.
     """
     session, target = open_exact(run, onnx)
-    fast = _fast(session)
+    fast = target.differentiable and _fast(session)
     return session, Deployed(session, target.twin, fast=fast, scores=fast and access == "scores")
 
 
 def open_exact(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
     """The running file, and what an attack sees of it; its twin computes what the file computes."""
     data = run.read(onnx)
-    session = Session(data)
-    return session, Deployed(session, Twin(data).to(device()))
+    session, twin = Session(data), find_twin(data)
+    return session, Deployed(session, session if isinstance(twin, NoTwin) else twin)
+
+
+def find_twin(data: bytes) -> Twin | NoTwin:
+    """The twin of a file, or why there is none: a result, for the evaluation goes on without."""
+    try:
+        return Twin(data).to(device())
+    except NoTwin as reason:
+        return reason
 
 
 def led_by(run: Run, target: Deployed, sources: tuple[Artifact, ...]) -> Model:

@@ -6,8 +6,9 @@ Shapes: N images, B of them at a time, C channels, H x W pixels, K classes, n hi
 import torch
 from torch import Tensor
 
-from hardening.certify.rules import Box, Value, bound, gamma, linear_parts
+from hardening.certify.rules import Box, Value, bound, gamma, linear_parts, widened
 from hardening.data import Labelled
+from hardening.deployment.contract import Contract, contract_of, last_softmax, prepare
 from hardening.deployment.graph import Graph, Node, read_graph
 from hardening.deployment.signature import check_images, image_shape, name_of
 from hardening.deployment.untrusted import read_model
@@ -52,13 +53,17 @@ def interval(
     """
     name = name_of(file)
     model = read_model(file, name)
+    contract = contract_of(model, name)
+    output = model.graph.output[0]
+    if (softmax := last_softmax(model.graph, output.name)) is not None:
+        output.name = softmax.input[0]  # it keeps the order of the classes
     graph = read_graph(model)
     box = ThreatModel(norm="linf", eps=threat.eps * (1 + ROUNDING))
     margins = []
     with log.progress("interval", len(images), "image") as advance:
         for x, y in images.batches(BATCH):
             check_images(x, image_shape(model), name)
-            margins.append(_margins(graph, x.cpu(), y.cpu(), box, name))
+            margins.append(_margins(graph, contract, x.cpu(), y.cpu(), box, name))
             advance(len(y))
     margin = torch.cat(margins)
     certified = [bool(value > 0) for value in margin]
@@ -79,10 +84,13 @@ def interval(
 
 
 @torch.no_grad()
-def _margins(graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, name: str) -> Tensor:
+def _margins(
+    graph: Graph, contract: Contract, x: Tensor, y: Tensor, threat: ThreatModel, name: str
+) -> Tensor:
     """A lower bound of each label's logit minus the largest other one, (B,)."""
     lower, upper = (threat.project(x, torch.full_like(x, end)) for end in (0.0, 1.0))
-    values: dict[str, Value] = {"": None, graph.input: Box(lower.double(), upper.double())}
+    fed = _fed(Box(lower.double(), upper.double()), contract)
+    values: dict[str, Value] = {"": None, graph.input: fed}
     for constant, tensor in graph.constants.items():
         values[constant] = tensor.double() if tensor.is_floating_point() else tensor
     try:
@@ -99,6 +107,15 @@ def _margins(graph: Graph, x: Tensor, y: Tensor, threat: ThreatModel, name: str)
     rows = torch.arange(len(y))
     gaps = logits.lower[rows, y][:, None] - logits.upper
     return _smallest(gaps, y)
+
+
+def _fed(images: Box, contract: Contract) -> Box:
+    """What the file is fed for a box of images, with the rounding errors of preparing them."""
+    if contract == Contract():
+        return images
+    box = Box(*(prepare(end, contract) for end in images))
+    offset = prepare(torch.zeros_like(images.lower), contract).abs()
+    return widened(box, gamma(3) * (box.size + 2 * offset))
 
 
 def _results(node: Node, inputs: list[Value]) -> tuple[Value, ...]:

@@ -127,7 +127,7 @@ def _sum(node: Node, values: Sequence[Value]) -> Box:
     total = boxes[0]
     for box in boxes[1:]:
         error = gamma(FUSED) * (total.size + box.size)
-        total = _widened(Box(total.lower + box.lower, total.upper + box.upper), error)
+        total = widened(Box(total.lower + box.lower, total.upper + box.upper), error)
     return total
 
 
@@ -138,7 +138,7 @@ def _scaled(node: Node, values: Sequence[Value]) -> Box:
     if node.operator == "Div" and not isinstance(values[0], Box):
         raise _no_rule(node, "a computed divisor")
     ends = [OPERATORS[node.operator](*_at(values, end)) for end in (0, 1)]
-    return _widened(_ordered(*ends), gamma(1) * torch.maximum(ends[0].abs(), ends[1].abs()))
+    return widened(_ordered(*ends), gamma(1) * torch.maximum(ends[0].abs(), ends[1].abs()))
 
 
 def _monotone(node: Node, values: Sequence[Value]) -> Box:
@@ -152,14 +152,14 @@ def _monotone(node: Node, values: Sequence[Value]) -> Box:
 
 def _approximated(node: Node, values: Sequence[Value]) -> Box:
     box = _monotone(node, values)
-    return _widened(box, FUNCTION_ERROR * (1 + box.size))
+    return widened(box, FUNCTION_ERROR * (1 + box.size))
 
 
 def _averaged(node: Node, values: Sequence[Value]) -> Box:
     x = _only_box(node, values)
     others = [value for value in values[1:] if isinstance(value, Tensor)]
     size = OPERATORS[node.operator](x.size, *others, **node.attributes)
-    return _widened(_monotone(node, values), gamma(x.lower[0].numel()) * size)
+    return widened(_monotone(node, values), gamma(x.lower[0].numel()) * size)
 
 
 def _check_rising(node: Node, values: Sequence[Value]) -> None:
@@ -192,14 +192,15 @@ def _at(values: Sequence[Value], end: int) -> list[Tensor | None]:
 
 
 def _around(centre: Tensor, radius: Tensor) -> Box:
-    return _widened(Box(centre, centre), radius)
+    return widened(Box(centre, centre), radius)
 
 
 def _ordered(first: Tensor, second: Tensor) -> Box:
     return Box(torch.minimum(first, second), torch.maximum(first, second))
 
 
-def _widened(box: Box, error: Tensor) -> Box:
+def widened(box: Box, error: Tensor) -> Box:
+    """`box` with room for an error of this size."""
     return Box(box.lower - error - SMALLEST, box.upper + error + SMALLEST)
 
 

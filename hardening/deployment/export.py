@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import nn
 
+from hardening.deployment.contract import KEY
 from hardening.deployment.quiet import quiet
 from hardening.deployment.twin import Twin
 from hardening.deployment.untrusted import read_model
@@ -57,9 +58,12 @@ def export(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove, in place, what does not compute: metadata, texts, operator sets nobody uses.
 
+    A contract stays: it says how to compute.
+
     Exporters leave absolute source paths and source lines there.
     """
     graph = model.graph
+    contract = [entry for entry in model.metadata_props if entry.key == KEY]
     for part in (model, graph, *graph.node, *graph.initializer, *_values(graph)):
         del part.metadata_props[:]
         part.doc_string = ""
@@ -68,6 +72,7 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
         if entry.HasField("t"):
             entry.t.ClearField("doc_string")
     del graph.quantization_annotation[:]
+    model.metadata_props.extend(contract)
     domains = {node.domain for node in graph.node}
     used = [entry for entry in model.opset_import if entry.domain in domains]
     del model.opset_import[:]

@@ -17,8 +17,8 @@ from hardening.evidence import Accuracy, Evidence, File, RunEvidence
 from hardening.spec import Record
 from hardening.verdict import missing_attacks
 
-PREFIX = "temper."
-"""Of all keys that are ours in a file's metadata."""
+PREFIX = "temper.lineage."
+"""Of all its keys in a file's metadata."""
 
 NOT_EVALUATED = "NOT EVALUATED"
 
@@ -92,11 +92,12 @@ def stamp(data: bytes, lineage: Lineage) -> bytes:
         BrokenPromise: The graph of `data` is not the one that `lineage` is about.
     """
     model = onnx.load_model_from_string(data)
-    kept = {p.key: p.value for p in model.metadata_props if not _is_ours(p)}
-    said = {PREFIX + key: value for key, value in lineage.model_dump().items() if value}
+    kept = [prop for prop in model.metadata_props if not _is_ours(prop)]
     del model.metadata_props[:]
-    for key, value in sorted((kept | said).items()):
-        model.metadata_props.add(key=key, value=value)
+    model.metadata_props.extend(kept)
+    for key, value in sorted(lineage.model_dump().items()):
+        if value:
+            model.metadata_props.add(key=PREFIX + key, value=value)
     stamped = bytes(model.SerializeToString(deterministic=True))
     if (got := graph_sha256(stamped)) != lineage.graph:
         raise BrokenPromise(

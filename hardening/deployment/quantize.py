@@ -18,9 +18,22 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
+from hardening.deployment.contract import (
+    contract_of,
+    last_softmax,
+    prepare,
+    with_contract,
+)
 from hardening.deployment.export import strip
 from hardening.deployment.quiet import quiet
-from hardening.deployment.signature import check_images, graph_input, image_shape, name_of
+from hardening.deployment.signature import (
+    check_images,
+    fixed_batch,
+    graph_input,
+    graph_output,
+    image_shape,
+    name_of,
+)
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 
@@ -34,14 +47,17 @@ METHODS: dict[Method, CalibrationMethod] = {
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the calibration images (N, C, H, W) to ONNX Runtime one at a time.
+    """Hands the calibration images (N, C, H, W) to ONNX Runtime as the file wants them.
 
-    Its histograms refuse batches of different sizes, as the last one would often be.
+    One at a time, or as many as it takes: its histograms refuse batches of different sizes, as the
+    last one would often be.
     """
 
-    def __init__(self, images: Tensor, name: str) -> None:
-        self.name = name
-        self.parts = iter(images.detach().cpu().float().split(1))
+    def __init__(self, images: Tensor, model: onnx.ModelProto) -> None:
+        self.name = graph_input(model.graph).name
+        batch = fixed_batch(model) or 1
+        whole = images[: max(len(images) // batch, 1) * batch].detach().cpu().float()
+        self.parts = iter(prepare(whole, contract_of(model)).split(batch))
 
     def get_next(self) -> dict[str, Any] | None:
         part = next(self.parts, None)
@@ -78,7 +94,7 @@ def quantize_int8(
         quantize_static(
             prepared,
             quantized,
-            _Reader(calibration, graph_input(model.graph).name),
+            _Reader(calibration, model),
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
             activation_type=QuantType.QUInt8,
@@ -86,30 +102,35 @@ def quantize_int8(
             calibrate_method=METHODS[method],
         )
         result = onnx.load(quantized)
-    strip(_with_float_logits(result))
-    quantized_data = bytes(result.SerializeToString(deterministic=True))
+    _in_float(result.graph, graph_output(model).name)
+    quantized_data = bytes(strip(result).SerializeToString(deterministic=True))
+    quantized_data = with_contract(quantized_data, contract_of(model), name)
     read_model(quantized_data, f"{name}, quantized")
     return quantized_data
 
 
-def _with_float_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove, in place, the QuantizeLinear and DequantizeLinear before the graph's output."""
-    graph = model.graph
-    output = graph.output[0].name
+def _in_float(graph: onnx.GraphProto, output: str) -> None:
+    """Remove, in place, QuantizeLinear and DequantizeLinear before the output and its softmax."""
+    _unquantized(graph, output)
+    softmax = last_softmax(graph, output)
+    if softmax is not None:
+        _unquantized(graph, softmax.input[0])
+
+
+def _unquantized(graph: onnx.GraphProto, tensor: str) -> None:
     makers = {name: node for node in graph.node for name in node.output}
-    last = makers[output]
+    last = makers[tensor]
     if last.op_type != "DequantizeLinear":
-        return model
+        return
     before = makers[last.input[0]]
     source = makers[before.input[0]]
-    source.output[list(source.output).index(before.input[0])] = output
+    source.output[list(source.output).index(before.input[0])] = tensor
     graph.node.remove(last)
     graph.node.remove(before)
-    gone = {before.input[0], before.output[0], output}
+    gone = {before.input[0], before.output[0], tensor}
     used = {name for node in graph.node for name in node.input}
     values = [value for value in graph.value_info if value.name not in gone]
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.value_info[:], graph.initializer[:]
     graph.value_info.extend(values)
     graph.initializer.extend(tensors)
-    return model

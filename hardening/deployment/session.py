@@ -11,11 +11,13 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
+from hardening.deployment.contract import as_logits, contract_of, prepare
 from hardening.deployment.providers import providers
 from hardening.deployment.signature import (
     check_images,
     fixed_batch,
     graph_input,
+    graph_output,
     graph_sha256,
     image_shape,
     in_batches,
@@ -46,7 +48,10 @@ class Session:
         self.threads = threads or torch.get_num_threads()
         self._model = read_model(data, self.name)
         self._batch = fixed_batch(self._model)
+        self.contract = contract_of(self._model, self.name)
+        self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
+        self._output = graph_output(self._model).name
         self._session = _start(data, self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ class Session:
         Raises:
             ModelError: The file does not take images of this shape.
         """
-        check_images(x, image_shape(self._model), self.name)
+        check_images(x, self.image_shape, self.name)
         x = x.detach().to("cpu", torch.float32)
         if self._batch:
             return in_batches(self._run, x, self._batch)
@@ -79,8 +84,9 @@ class Session:
         )
 
     def _run(self, x: Tensor) -> Tensor:
-        (logits,) = self._session.run(None, {self._input: x.numpy()})
-        return torch.from_numpy(logits)
+        fed = prepare(x, self.contract).numpy()
+        (answers,) = self._session.run([self._output], {self._input: fed})
+        return as_logits(torch.from_numpy(answers), self.contract, self.name)
 
 
 def _start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

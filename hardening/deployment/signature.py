@@ -10,13 +10,15 @@ import onnx
 import torch
 from torch import Tensor
 
+from hardening.deployment.contract import KEY, contract_of
 from hardening.errors import ModelError
 
 
 def image_shape(model: onnx.ModelProto) -> tuple[int, ...]:
-    """(C, H, W) of the input; 0 where the file leaves a size open."""
+    """(C, H, W) of one image, whatever the file's layout; 0 where it leaves a size open."""
     shape = graph_input(model.graph).type.tensor_type.shape
-    return tuple(size.dim_value for size in shape.dim[1:])
+    sizes = tuple(size.dim_value for size in shape.dim[1:])
+    return (sizes[2], *sizes[:2]) if contract_of(model).layout == "NHWC" else sizes
 
 
 def graph_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
@@ -24,6 +26,12 @@ def graph_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     stored = {tensor.name for tensor in graph.initializer}
     inputs: list[onnx.ValueInfoProto] = [v for v in graph.input if v.name not in stored]
     return inputs[0]
+
+
+def graph_output(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The output that the file's contract names, or its first one."""
+    outputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in model.graph.output}
+    return outputs[contract_of(model).output or model.graph.output[0].name]
 
 
 def fixed_batch(model: onnx.ModelProto) -> int:
@@ -34,11 +42,14 @@ def fixed_batch(model: onnx.ModelProto) -> int:
 def graph_sha256(data: bytes) -> str:
     """sha256 of a file without the model's metadata, for bytes of ours or that passed the gate.
 
-    All that computes is in it, so it tells a file from every other one that computes something
-    else, and stays what it is when a lineage is written into the file.
+    All that computes is in it, and the contract, which says what is computed from an image: so it
+    tells a file from every other one that answers something else, and stays what it is when a
+    lineage is written into the file.
     """
     model = onnx.load_model_from_string(data)
+    contract = [entry for entry in model.metadata_props if entry.key == KEY]
     del model.metadata_props[:]
+    model.metadata_props.extend(contract)
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 

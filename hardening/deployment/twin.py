@@ -9,6 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hardening.deployment.contract import (
+    as_logits,
+    contract_of,
+    floored,
+    last_softmax,
+    prepare,
+)
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
 from hardening.deployment.shapes import serves
@@ -20,7 +27,7 @@ from hardening.deployment.signature import (
     name_of,
 )
 from hardening.deployment.untrusted import read_model
-from hardening.errors import ModelError
+from hardening.errors import ModelError, NoTwin
 
 
 class Twin(nn.Module):
@@ -29,10 +36,12 @@ class Twin(nn.Module):
     Its logits equal those of the CPU session: to float rounding for float graphs, bit for bit for
     the integer kernels. Gradients pass every rounding and every saturation but a fused ReLU
     (BPDA, Athalye et al. 2018, https://arxiv.org/abs/1802.00420). Parity is measured, not assumed:
-    see `parity.prove`.
+    see `parity.prove`. Of a file that ends in a softmax it gives the logarithms directly, where
+    gradients are asked for without a floor: a saturated softmax hides nothing.
 
     Raises:
-        ModelError: The bytes are refused by `read_model`, or hold an operator unknown to the twin.
+        ModelError: The bytes are refused by `read_model`.
+        NoTwin: They hold an operator unknown to the twin.
     """
 
     data: bytes
@@ -44,10 +53,16 @@ class Twin(nn.Module):
         self.data = data
         model = read_model(data, self.name)
         self.image_shape = image_shape(model)
+        self.contract = contract_of(model, self.name)
         # Most files that say a fixed batch would take any: then there is no need to go slowly.
         fixed = fixed_batch(model)
         self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
         with _explained(self.name):
+            softmax = last_softmax(model.graph, model.graph.output[0].name)
+            self._logarithms = self.contract.outputs == "probabilities" and softmax is not None
+            if self._logarithms and softmax is not None:
+                # Where the softmax itself saturates it has no gradient, and attacks would fail.
+                softmax.op_type = "LogSoftmax"
             graph = read_graph(model)
             steps = plan(graph)
             if not steps:
@@ -69,7 +84,15 @@ class Twin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 of images (B, C, H, W) in [0, 1]."""
         check_images(x, self.image_shape, self.name)
-        return in_batches(self._compute, x, self._batch) if self._batch else self._compute(x)
+        return in_batches(self._logits, x, self._batch) if self._batch else self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        answers = self._compute(prepare(x, self.contract))
+        if self._logarithms:
+            # An attack needs more than the floor that the session's answers have: classes that tie
+            # there have no order, and a loss of their differences no direction.
+            return answers if x.requires_grad else floored(answers)
+        return as_logits(answers, self.contract, self.name)
 
     def _compute(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {self.input: x, **self._integers}
@@ -99,4 +122,4 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].removeprefix(f"{name}: ")
-        raise ModelError(f"{name}: no twin of it: {reason}") from error
+        raise NoTwin(f"{name}: no twin of it: {reason}") from error

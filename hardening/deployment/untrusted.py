@@ -4,10 +4,11 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
+from hardening.deployment.contract import check_channels, contract_of
 from hardening.deployment.contrib import CONTRIB, DOMAIN
 from hardening.deployment.names import check_names
 from hardening.deployment.shapes import infer, sizes_of
-from hardening.deployment.signature import fixed_batch, graph_input
+from hardening.deployment.signature import fixed_batch, graph_input, graph_output, image_shape
 from hardening.deployment.sizes import check_sizes
 from hardening.deployment.tensors import check_tensor, kind_of
 from hardening.errors import ModelError
@@ -57,7 +58,9 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
 
     Accepted is one self-contained graph of standard operators (and the quantized ones of
     `contrib`), deterministic, without control flow, that maps one float tensor (batch, C, H, W) to
-    one (batch, K), and whose tensors are as large as they say and not absurdly so.
+    one (batch, K), and whose tensors are as large as they say and not absurdly so. A contract in
+    it may say another layout, and which of several outputs counts: then the model comes without
+    the other ones and what leads to them alone.
 
     Raises:
         ModelError: Anything else; the text starts with `name`.
@@ -76,12 +79,13 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
         check_tensor(tensor, name)
     _check_structure(data, name)
     _check_dropouts(graph, name)
-    _check_ends(graph, name)
+    _check_ends(model, name)
     batch = fixed_batch(model) or BATCH
     inferred = infer(model, name, batch)
     check_sizes(inferred, name, batch)
-    _check_output(inferred.graph.output[0], name, batch)
-    return model
+    output = graph_output(model).name
+    _check_output(next(v for v in inferred.graph.output if v.name == output), name, batch)
+    return _narrowed(model, output)
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
@@ -148,16 +152,25 @@ def _check_structure(data: bytes, name: str) -> None:
         raise ModelError(f"{name}: not a valid ONNX graph: {reason}") from error
 
 
-def _check_ends(graph: onnx.GraphProto, name: str) -> None:
+def _check_ends(model: onnx.ModelProto, name: str) -> None:
+    contract, graph = contract_of(model, name), model.graph
     stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
-    for what, values in (("input", inputs), ("output", graph.output)):
-        names = [value.name for value in values]
-        if len(names) != 1:
-            raise ModelError(f"{name}: got {what}s {names}, expected exactly one {what}")
-        if names[0] in stored:
+    inputs = [value.name for value in graph.input if value.name not in stored]
+    outputs = [value.name for value in graph.output]
+    for what, names, wanted in (
+        ("input", inputs, contract.input),
+        ("output", outputs, contract.output),
+    ):
+        if wanted is not None and wanted not in names:
+            raise ModelError(f"{name}: got {wanted!r} as model.{what}, expected one of {names}")
+        if len(names) != 1 and (what == "input" or wanted is None):
+            hint = "" if what == "input" or not names else ", or one of them as model.output"
+            raise ModelError(f"{name}: got {what}s {names}, expected exactly one {what}{hint}")
+        if stored & {*names}:
             raise ModelError(f"{name}: the {what} {names[0]!r} is a stored tensor")
-    _check_value(graph_input(graph), name, "input", 4, "(batch, C, H, W)")
+    shape = "(batch, C, H, W)" if contract.layout == "NCHW" else "(batch, H, W, C)"
+    _check_value(graph_input(graph), name, "input", 4, shape)
+    check_channels(contract, image_shape(model)[0], name)
 
 
 def _check_value(
@@ -179,3 +192,20 @@ def _check_output(value: onnx.ValueInfoProto, name: str, batch: int) -> None:
             f"{name}: output is {sizes} for {batch} images, expected ({batch}, K): "
             "the file takes another number of images than it says"
         )
+
+
+def _narrowed(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """`model` with this output alone, in place: the nodes that do not lead to it are left out."""
+    graph = model.graph
+    if len(graph.output) == 1:
+        return model
+    wanted, kept = {output}, []
+    for node in reversed(graph.node):
+        if wanted & {*node.output}:
+            kept.append(node)
+            wanted |= {*node.input}
+    outputs = [value for value in graph.output if value.name == output]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(kept[::-1])
+    graph.output.extend(outputs)
+    return model

@@ -101,6 +101,9 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
         rows.insert(4, ("Decided", decided(run.decision)))
     if candidates:
         rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
+    notes = [f"{model.name}: {note}" for model in run.models.values() for note in model.notes]
+    if notes:
+        rows.append(("To know", "; ".join(notes)))
     return rows
 
 
@@ -139,7 +142,9 @@ def class_name(run: RunEvidence, label: int) -> str:
 def _failure(run: RunEvidence, judgement: Judgement) -> str:
     missing = missing_attacks(run.models[judgement.name])
     if missing:
-        return f"{judgement.name} is {numbers.NOT_EVALUATED} ({', '.join(missing)} did not run)"
+        notes = run.models[judgement.name].notes
+        why = "; ".join([f"{', '.join(missing)} did not run", *notes])
+        return f"{judgement.name} is {numbers.NOT_EVALUATED} ({why})"
     failed = ", ".join(check.name for check in judgement.checks if not check.passed)
     return f"{judgement.name} fails {failed}"
 
@@ -153,6 +158,8 @@ def _model(config: Mapping[str, object]) -> str:
     model = config.get("model")
     if not isinstance(model, Mapping):
         return str(model or "not named")
+    if model.get("name") is None:
+        return f"ONNX file, sha256 {str(config.get('model_sha256', 'unknown'))[:12]}"
     weights = model.get("weights")
     name = str(model.get("name", "not named"))
     return f"{name}, weights {weights}" if weights else name

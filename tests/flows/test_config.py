@@ -47,6 +47,33 @@ MISTAKES = {
     "reserved candidate": (["candidates", "control"], [{"name": "trades"}], "candidates.control"),
     "empty chain": (["candidates", "tuned"], [], "candidates.tuned"),
     "bad name": (["name"], "My Run", "name: String should match pattern"),
+    "a model and a file": (
+        ["model", "onnx"],
+        "m.onnx",
+        "name and onnx: got both, expected exactly",
+    ),
+    "neither model nor file": (["model"], {}, "name and onnx: got none of them, expected exactly"),
+    "layout of a model of ours": (
+        ["model", "layout"],
+        "NHWC",
+        "layout: got it beside name, expected",
+    ),
+    "weights of a file": (
+        ["model"],
+        {"onnx": "m.onnx", "weights": "w.pt"},
+        "weights: got it beside onnx, expected it beside name only",
+    ),
+    "unknown layout": (
+        ["model"],
+        {"onnx": "m.onnx", "layout": "CHW"},
+        "model.layout: Input should",
+    ),
+    "unknown answers": (
+        ["model"],
+        {"onnx": "m.onnx", "outputs": "softmax"},
+        "model.outputs: Input",
+    ),
+    "file and training": (["model"], {"onnx": "m.onnx"}, "training: got it beside model.onnx"),
     "half a normalisation": (["model", "mean"], [0.5], "model: mean and std: got one of them"),
     "registry without a robust limit": (["gate"], {"clean_accuracy": 0.9}, "registry: expected"),
     "registry without candidates": (["candidates"], {}, "registry: expected candidates"),

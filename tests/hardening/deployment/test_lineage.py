@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import helper
 
+from hardening.deployment.contract import Contract, contract_of, with_contract
 from hardening.deployment.export import export, strip
 from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp, unstamp
 from hardening.deployment.session import Session
@@ -162,3 +163,14 @@ def test_a_trace_anywhere_in_the_graph_is_stripped(models, tools, floats):
 
     assert secret.encode() not in strip(model).SerializeToString()
     assert export(models["plain"], tools.shape) == floats["plain"]
+
+
+def test_a_contract_is_part_of_what_was_measured_and_outlives_a_stamp(float_file):
+    contract = Contract(range="0..255")
+    fed = with_contract(float_file, contract)
+    stamped = stamp(fed, lineage(fed))
+
+    assert graph_sha256(fed) != graph_sha256(float_file)
+    assert contract_of(onnx.load_model_from_string(stamped)) == contract
+    assert contract_of(onnx.load_model_from_string(unstamp(stamped))) == contract
+    assert read_lineage(fed) is None
