@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from hardening.deployment.graph import Node
 from hardening.deployment.integer import Grid, WeightedSum
-from hardening.deployment.operators import OPERATORS
 from hardening.deployment.pointwise import (
     Addition,
     Average,
@@ -46,7 +45,7 @@ def _average(node: Node, wiring: Wiring) -> Kernel | None:
         return None
     compute: nn.Module
     if node.operator == "AveragePool":
-        pool = partial(OPERATORS["AveragePool"], **node.attributes)
+        pool = partial(node.function, **node.attributes)
         window = () if any(node.attributes.get("pads", ())) else node.attributes["kernel_shape"]
         compute = Average(pool, tuple(window), source.grid, ending.grid)
     else:
@@ -110,7 +109,7 @@ def _product(node: Node) -> Callable[..., Tensor]:
     if node.operator == "MatMul":
         return _matmul
     attributes = {key: v for key, v in node.attributes.items() if key not in {"alpha", "beta"}}
-    return partial(OPERATORS[node.operator], **attributes)
+    return partial(node.function, **attributes)
 
 
 def _matmul(x: Tensor, weight: Tensor, _bias: None) -> Tensor:

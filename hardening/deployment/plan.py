@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hardening.deployment.fusion import find_kernel
 from hardening.deployment.graph import Graph, Node
-from hardening.deployment.operators import OPERATORS
 from hardening.deployment.wiring import Wiring
 
 
@@ -43,7 +42,7 @@ def plan(graph: Graph) -> list[Step]:
 
 
 def _step(node: Node) -> Step:
-    compute = partial(OPERATORS[node.operator], **node.attributes)
+    compute = partial(node.function, **node.attributes)
     return Step(compute, node.inputs, node.outputs)
 
 
