@@ -19,7 +19,7 @@ from hardening.errors import ModelError
 OLDEST_OPSET = 9
 """Before it BatchNormalization, Cast and Upsample were other operators."""
 
-NARROW = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
+NARROW: dict[int, type[np.integer]] = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
 """Types that torch does not have, and those that hold their values."""
 
 
@@ -28,10 +28,11 @@ class Node:
     """One operator with the names it reads ("" where an optional input is absent) and writes."""
 
     operator: str
-    function: Operator
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    function: Operator
+    """What it computes, by the graph's operator set."""
 
     def compute(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Apply the operator to named `values`."""
@@ -107,14 +108,15 @@ def _read_node(proto: onnx.NodeProto, opset: int, read: Set[str]) -> Node:
         raise ModelError(
             f"operator {proto.op_type} has inputs or attributes a twin does not know: {error}"
         ) from error
-    return Node(proto.op_type, function, tuple(proto.input), outputs, attributes)
+    return Node(proto.op_type, tuple(proto.input), outputs, attributes, function)
 
 
 def _tensor(tensor: TensorProto) -> Tensor:
     values = numpy_helper.to_array(tensor)
     if tensor.data_type == TensorProto.BFLOAT16:
         return torch.from_numpy(values.astype(np.float32)).bfloat16()
-    return torch.from_numpy(values.astype(NARROW.get(tensor.data_type, values.dtype)))
+    held = NARROW.get(tensor.data_type)
+    return torch.from_numpy(values.copy() if held is None else values.astype(held))
 
 
 def _attribute(entry: onnx.AttributeProto) -> Any:

@@ -54,7 +54,8 @@ def local_response_normalization(
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """LpNormalization."""
-    return x / x.norm(p, axis, keepdim=True)
+    result: Tensor = x / x.norm(p, axis, keepdim=True)
+    return result
 
 
 NORMALIZATION: dict[str, Callable[..., Tensor]] = {

@@ -19,7 +19,7 @@ RANGES = {
     torch.int32: (-(2**31), 2**31 - 1),
 }
 
-KINDS = {
+KINDS: dict[int, torch.dtype] = {
     TensorProto.UINT8: torch.uint8,
     TensorProto.INT8: torch.int8,
     TensorProto.UINT16: torch.uint16,
