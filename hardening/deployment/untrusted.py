@@ -16,6 +16,10 @@ MAX_TENSOR = 1 << 28
 
 DOMAINS = frozenset({"", "ai.onnx"})
 
+CONTRIB = frozenset({f"QLinear{name}" for name in ("Add", "AveragePool", "Concat", "Mul")})
+CONTRIB |= {"QGemm", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid"}
+"""Operators of ONNX Runtime's quantizer that are accepted from the domain com.microsoft."""
+
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 RANDOM = frozenset(
@@ -29,7 +33,7 @@ RANDOM = frozenset(
     }
 )
 
-WIDTHS: dict[int, int] = {
+WIDTHS: dict[int, float] = {
     TensorProto.FLOAT: 4,
     TensorProto.UINT8: 1,
     TensorProto.INT8: 1,
@@ -39,6 +43,8 @@ WIDTHS: dict[int, int] = {
     TensorProto.FLOAT16: 2,
     TensorProto.BFLOAT16: 2,
     TensorProto.DOUBLE: 8,
+    TensorProto.INT4: 0.5,
+    TensorProto.UINT4: 0.5,
 }
 """Bytes of one element, for the types a tensor may have."""
 
@@ -83,7 +89,8 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
 
 def _check_node(node: onnx.NodeProto, name: str) -> None:
     operator = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-    if node.domain not in DOMAINS:
+    contributed = node.domain == "com.microsoft" and node.op_type in CONTRIB
+    if node.domain not in DOMAINS and not contributed:
         raise ModelError(f"{name}: operator {operator}, expected only standard ONNX operators")
     if node.op_type in CONTROL_FLOW or any(_has_graph(entry) for entry in node.attribute):
         raise ModelError(f"{name}: operator {operator} holds a sub-graph, expected a plain graph")
@@ -108,13 +115,14 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
         raise ModelError(f"{where} points to another file, expected its data inside")
     if tensor.data_type not in WIDTHS:
         kind = TensorProto.DataType.Name(tensor.data_type)
-        raise ModelError(f"{where} is of type {kind}, expected numbers of 8 bits or more")
+        raise ModelError(f"{where} is of type {kind}, expected numbers")
     if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > MAX_TENSOR:
         raise ModelError(
             f"{where} has shape {list(tensor.dims)}, expected at most {MAX_TENSOR} elements"
         )
+    width = WIDTHS[tensor.data_type]
     stored = _stored(tensor)
-    if stored != math.prod(tensor.dims):
+    if stored != math.ceil(math.prod(tensor.dims) * width) / width:
         raise ModelError(f"{where} has shape {list(tensor.dims)} but holds {stored:g} elements")
 
 
