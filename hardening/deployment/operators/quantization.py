@@ -26,6 +26,20 @@ KINDS: dict[int, torch.dtype] = {
     TensorProto.INT16: torch.int16,
 }
 
+KERNELS = (
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMatMul",
+    "QLinearMul",
+    "QLinearSigmoid",
+)
+"""Operators whose scales and zero points are among their inputs: see `native`."""
+
 TERMS = 256
 """Products of two differences of bytes whose sums are exact in float32."""
 
@@ -126,6 +140,14 @@ def _from(zero: Tensor | None, x: Tensor, axis: int) -> Tensor:
     return x if zero is None else x - along(zero.to(x), axis, x)
 
 
+def kernel_of_constants(*inputs: Tensor | None, **attributes: Any) -> Tensor:
+    """One of `KERNELS` without an image among its inputs."""
+    raise ModelError(
+        f"got an integer kernel of {len(inputs)} constants with {sorted(attributes)}, "
+        "expected one of an image's integers"
+    )
+
+
 def origin(scale: Tensor, zero_point: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
     """The zero point as floats beside `scale`, and the range that its type means."""
     if zero_point is None:
@@ -150,4 +172,5 @@ QUANTIZATION: dict[str, Callable[..., Any]] = {
     "DynamicQuantizeLinear": dynamic_quantize_linear,
     "MatMulInteger": matrix_product,
     "QuantizeLinear": quantize_linear,
+    **dict.fromkeys(KERNELS, kernel_of_constants),
 }
