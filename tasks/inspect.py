@@ -2,8 +2,8 @@
 
 import json
 
+from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency
-from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
 from hardening.evaluation import all_logits, check_logits
@@ -19,7 +19,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
     session, twin = Session(file), Twin(file).to(device())
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
-    parity = prove(f"{run.label}: twin", twin, session, data.test.floats())
+    parity = prove_twin(f"{run.label}: twin", twin, session, data.test.floats())
     predictions = logits.argmax(1)
     right = predictions == data.test.labels
     seen = {

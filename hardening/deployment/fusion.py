@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from hardening.deployment.blocks import BLOCK, BlockProduct
 from hardening.deployment.graph import Node
 from hardening.deployment.integer import Grid
 from hardening.deployment.kernels import Kernel, average, output_axis, weighted_sum
@@ -46,7 +47,7 @@ def _elementwise(node: Node, wiring: Wiring) -> Kernel | None:
 
 
 def _matrix_product(node: Node, wiring: Wiring) -> Kernel | None:
-    kernel, ending = _weighted(node, wiring), wiring.ending(node)
+    kernel, ending = _inner_product(node, wiring), wiring.ending(node)
     if kernel is not None or ending is None:
         return kernel
     return _two_activations(node, wiring, ending)
@@ -59,6 +60,21 @@ def _two_activations(node: Node, wiring: Wiring, ending: Ending) -> Kernel | Non
     grids = (first.grid, second.grid, ending.grid)
     compute = TWO_ACTIVATIONS[node.operator](*grids)
     return Kernel(compute, (first.name, second.name), ending.output, (node, *ending.absorbed))
+
+
+def _inner_product(node: Node, wiring: Wiring) -> Kernel | None:
+    return _weighted(node, wiring) or _narrow(node, wiring)
+
+
+def _narrow(node: Node, wiring: Wiring) -> Kernel | None:
+    maker, settings = wiring.makers.get(node.inputs[1]), {**node.attributes}
+    if maker is None or maker.operator != "DequantizeLinear" or node.inputs[0] in wiring.constants:
+        return None
+    plain = all(settings.pop(key, 1) == 1 for key in ("alpha", "beta"))
+    if not plain or any(settings.values()) or maker.inputs[0] not in wiring.narrow:
+        return None
+    compute = BlockProduct(maker.attributes.get("block_size", 0) or BLOCK)
+    return Kernel(compute, node.inputs, node.outputs[0], (node,))
 
 
 def _weighted(node: Node, wiring: Wiring) -> Kernel | None:
@@ -105,7 +121,7 @@ MATCHES: dict[str, Callable[[Node, Wiring], Kernel | None]] = {
     "Add": _elementwise,
     "AveragePool": _average,
     "Conv": _weighted,
-    "Gemm": _weighted,
+    "Gemm": _inner_product,
     "GlobalAveragePool": _average,
     "LeakyRelu": _lookup,
     "MatMul": _matrix_product,

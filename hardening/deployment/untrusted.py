@@ -131,7 +131,8 @@ def _stored(tensor: TensorProto) -> float:
     if tensor.HasField("raw_data"):
         return float(len(tensor.raw_data) / WIDTHS[tensor.data_type])
     typed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-    return sum(len(field) for field in typed)
+    # Elements of 4 bits share bytes.
+    return sum(len(field) for field in typed) / min(1, WIDTHS[tensor.data_type])
 
 
 def _infer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
