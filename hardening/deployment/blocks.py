@@ -34,4 +34,5 @@ class BlockProduct(nn.Module):
         blocks = F.pad(x, [0, -count % self.block]).unflatten(-1, (-1, self.block))
         scale = blocks.abs().amax(-1, keepdim=True) / 127
         inverse = torch.where(scale > 0, 1 / scale, 0)
-        return ((blocks * inverse).round() * scale).flatten(-2)[..., :count]
+        rounded: Tensor = (blocks * inverse).round() * scale
+        return rounded.flatten(-2)[..., :count]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hardening.deployment.bytes import geometry
 from hardening.deployment.graph import Node
 from hardening.deployment.integer import Grid, WeightedSum
 from hardening.deployment.operators.arithmetic import general_matrix_product
@@ -44,6 +45,7 @@ def weighted_sum(
         factor.reshape(-1, *[1] * (weight.dim() - 2)) if convolves else factor,
         result,
         separable=convolves and attributes.get("group", 1) == 1,
+        shape=geometry(attributes) if convolves and weight.dim() == 4 else None,
     )
 
 
