@@ -75,23 +75,23 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 """How each is made, and the side of its pictures."""
 
 
-class Scaled(nn.Module):
-    """A network whose largest logit on noise is 10: differences mean the same everywhere."""
-
-    def __init__(self, network: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        with torch.no_grad():
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = None
-            for _ in range(3):
-                network.train()(x)
-            self.network = network.eval().requires_grad_(False)
-            self.mean = network(x).mean(0)
-            self.factor = float(10 / (network(x) - self.mean).abs().max())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.network(x) - self.mean) * self.factor
+@torch.no_grad()
+def settled(network: nn.Module, x: Tensor) -> nn.Module:
+    """Batch norm of `x`, and a last layer whose largest logit is 10: differences then mean the same
+    everywhere. A last layer that is no matrix is left as it is."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    for _ in range(3):
+        network.train()(x)
+    network.eval().requires_grad_(False)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    if isinstance(last, nn.Linear):
+        logits = network(x)
+        factor = 10 / (logits - logits.mean(0)).abs().max()
+        last.bias.copy_((last.bias - logits.mean(0)) * factor)
+        last.weight.mul_(factor)
+    return network
 
 
 def gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def made(name: str) -> tuple[nn.Module, bytes, bytes, int]:
     """The module, its float file, its int8 file and the side of its pictures."""
     torch.manual_seed(0)
     make, side = NETWORKS[name]
-    module = Scaled(make(), torch.rand(32, 3, side, side)).eval()
+    module = settled(make(), torch.rand(32, 3, side, side))
     data = export(module, (3, side, side))
     return module, data, quantize_int8(data, torch.rand(32, 3, side, side)), side
 

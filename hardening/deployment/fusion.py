@@ -15,6 +15,7 @@ from hardening.deployment.integer import Grid
 from hardening.deployment.kernels import Kernel, average, output_axis, weighted_sum
 from hardening.deployment.pointwise import Addition, MatrixProduct, Multiplication
 from hardening.deployment.table import lookup
+from hardening.deployment.unsigned import MOVES
 from hardening.deployment.wiring import Ending, Quantized, Wiring
 
 
@@ -82,7 +83,8 @@ def _weighted(node: Node, wiring: Wiring) -> Kernel | None:
     ending = wiring.ending(node)
     if source is None or weight is None or weight.name not in wiring.constants:
         return None
-    if ending is None and node.operator == "Conv":
+    signed = MOVES and source.grid.low and node.operator != "Gemm"
+    if signed or (ending is None and node.operator == "Conv"):
         return None
     if ending is not None and not _alike(source, ending=ending):
         return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from hardening.deployment.parity import prove
@@ -64,7 +64,14 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
     makers = {name: node for node in model.graph.node for name in node.output}
     steps = [step for step in twin.steps if isinstance(step, Step)]
     made = [name for step in steps for name in step.outputs if name in makers]
-    integers = [name for name in made if _is_integer(makers[name])]
+    signed = {t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8}
+    # Signed activations that are asked for stay signed: see `unsigned`.
+    integers = [
+        name
+        for name in made
+        if _is_integer(makers[name])
+        and not (makers[name].op_type == "QuantizeLinear" and signed & {*makers[name].input})
+    ]
     names = [*(integers or made), model.graph.output[0].name]
     names = list(dict.fromkeys(names))
     ours, theirs = _ours(twin, steps, x), _theirs(model, twin.name, names, x)

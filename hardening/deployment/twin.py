@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
 from hardening.deployment.signature import check_images, image_shape, name_of
+from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 
@@ -38,7 +39,7 @@ class Twin(nn.Module):
         model = read_model(data, self.name)
         self.image_shape = image_shape(model)
         with _explained(self.name):
-            graph = read_graph(model)
+            graph = unsigned(read_graph(model))
             steps = plan(graph)
             if not steps:
                 raise ModelError("the logits do not depend on the image")

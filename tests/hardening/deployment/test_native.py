@@ -16,6 +16,7 @@ from hardening.deployment.quantize import _Reader
 from hardening.deployment.quiet import quiet
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
+from hardening.deployment.unsigned import MOVES
 from hardening.errors import ModelError, ParityError
 
 SHAPE = (3, 19, 19)
@@ -55,15 +56,15 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def static(prepared, tmp_path, tools):
-    """Quantize statically to integer operators."""
+    """Quantize statically, to integer operators unless told."""
 
-    def quantized(activation, weight, per_channel=False):
+    def quantized(activation, weight, per_channel=False, form=QuantFormat.QOperator):
         with quiet():
             quantize_static(
                 prepared,
                 tmp_path / "int8.onnx",
                 _Reader(tools.pictures(16, SHAPE), "input"),
-                quant_format=QuantFormat.QOperator,
+                quant_format=form,
                 activation_type=activation,
                 weight_type=weight,
                 per_channel=per_channel,
@@ -102,6 +103,16 @@ def test_integer_operators_are_the_runtime_s_bit_for_bit(
     assert parity.scale > 0.1
     ours, theirs = gradient(Twin(data), x), gradient(Twin(prepared.read_bytes()), x)
     assert nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.9
+
+
+def test_signed_activations_are_computed_as_the_runtime_does(static, tools):
+    """Some of them are unsigned there, and those that several nodes read are floats in between."""
+    data = static(S8, S8, True, QuantFormat.QDQ)
+    x = torch.cat([tools.pictures(40, SHAPE), tools.edges(SHAPE)])
+    kernels = [type(step.compute).__name__ for step in Twin(data).steps]
+
+    assert compare(Session(data)(x), Twin(data)(x)).max_difference == 0
+    assert kernels.count("WeightedSum") == (4 if MOVES else 5)
 
 
 def test_every_integer_operator_has_a_kernel():
