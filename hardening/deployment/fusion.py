@@ -13,8 +13,9 @@ from hardening.deployment.blocks import BLOCK, BlockProduct
 from hardening.deployment.graph import Node
 from hardening.deployment.integer import Grid
 from hardening.deployment.kernels import Kernel, average, output_axis, weighted_sum
+from hardening.deployment.operators import OPERATORS
 from hardening.deployment.pointwise import Addition, MatrixProduct, Multiplication
-from hardening.deployment.table import lookup
+from hardening.deployment.table import Softmax, lookup
 from hardening.deployment.unsigned import MOVES
 from hardening.deployment.wiring import Ending, Quantized, Wiring
 
@@ -38,7 +39,13 @@ def _lookup(node: Node, wiring: Wiring) -> Kernel | None:
     source, ending = wiring.activation(node.inputs[0]), wiring.ending(node)
     if source is None or ending is None or ending.relu or not _alike(source, ending=ending):
         return None
-    compute = lookup(node.operator, node.attributes, source.grid, ending.grid)
+    compute: nn.Module
+    if node.operator == "Softmax":
+        if node.attributes.get("axis", -1) != -1 or node.function is not OPERATORS["Softmax"]:
+            return None
+        compute = Softmax(source.grid, ending.grid)
+    else:
+        compute = lookup(node.operator, node.attributes, source.grid, ending.grid)
     return Kernel(compute, (source.name,), ending.output, (node, *ending.absorbed))
 
 
@@ -129,4 +136,5 @@ MATCHES: dict[str, Callable[[Node, Wiring], Kernel | None]] = {
     "MatMul": _matrix_product,
     "Mul": _elementwise,
     "Sigmoid": _lookup,
+    "Softmax": _lookup,
 }

@@ -1,7 +1,7 @@
 """ONNX Runtime's int8 kernels that look 256 results up, with the very table it would use."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -64,4 +64,31 @@ class Table(nn.Module):
         if not x.requires_grad:
             return found
         smooth = self.function((x - self.source.zero) * float(self.source.step))
+        return pass_through(self.result.nearest(smooth / float(self.result.step)), found)
+
+
+class Softmax(nn.Module):
+    """QLinearSoftmax over the last axis: exponentials from a table, float32 sums in turn."""
+
+    def __init__(self, source: Grid, result: Grid) -> None:
+        super().__init__()
+        self.source, self.result = source, result
+        self.levels = float(np.floor(np.float32(1) / result.step))
+        powers = (torch.arange(256) - 255).double() * float(source.step)
+        # The runtime's largest exponential.
+        values = (0x7FFFFF * powers.exp()).float()
+        self.register_buffer("values", values, persistent=False)
+
+    values: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integers in, integers out."""
+        below = x.detach() - x.detach().amax(-1, keepdim=True)
+        parts = self.values[(below + 255).long()]
+        total = reduce(torch.add, parts.unbind(-1)).unsqueeze(-1)
+        shares = (parts * self.levels / total).round() + self.result.zero
+        found = shares.clamp(max=self.result.high)
+        if not x.requires_grad:
+            return found
+        smooth = ((x - self.source.zero) * float(self.source.step)).softmax(-1)
         return pass_through(self.result.nearest(smooth / float(self.result.step)), found)
