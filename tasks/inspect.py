@@ -2,8 +2,8 @@
 
 import json
 
+from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency
-from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
 from hardening.errors import ModelError, NoTwin
 from hardening.evaluation import all_logits, check_logits
@@ -29,7 +29,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
         run.line(str(twin))
         why = {"no_twin": str(twin).encode()}
     else:
-        proven = prove(f"{run.label}: twin", twin, session, data.test.floats())
+        proven = prove_twin(f"{run.label}: twin", twin, session, data.test.floats())
         parity = proven.model_dump()
     predictions = logits.argmax(1)
     right = predictions == data.test.labels

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hardening.deployment.graph import Node
-from hardening.deployment.operators import OPERATORS
 from hardening.errors import ModelError
 
 SPARE = 16
@@ -102,7 +101,7 @@ def _linear(node: Node, values: Sequence[Value]) -> Box:
     error = gamma(terms)
     radius = x.radius + error * x.size
     biases = ((bias,), (error * bias.abs(),)) if bias is not None else ((), ())
-    operator = OPERATORS[node.operator]
+    operator = node.function
     centre = operator(x.centre, weight, *biases[0], **attributes)
     return _around(centre, operator(radius, weight.abs(), *biases[1], **attributes))
 
@@ -110,7 +109,7 @@ def _linear(node: Node, values: Sequence[Value]) -> Box:
 def _batch_normalization(node: Node, values: Sequence[Value]) -> Box:
     x = _only_box(node, values)
     scale, bias, mean, variance = (value for value in values[1:] if isinstance(value, Tensor))
-    operator = OPERATORS[node.operator]
+    operator = node.function
     centre = operator(x.centre, scale, bias, mean, variance, **node.attributes)
     # The mean is what is subtracted, so minus its absolute value is added to the radius.
     error = gamma(1)
@@ -137,16 +136,14 @@ def _scaled(node: Node, values: Sequence[Value]) -> Box:
         return Box(-x.upper, -x.lower)
     if node.operator == "Div" and not isinstance(values[0], Box):
         raise _no_rule(node, "a computed divisor")
-    ends = [OPERATORS[node.operator](*_at(values, end)) for end in (0, 1)]
+    ends = [node.function(*_at(values, end)) for end in (0, 1)]
     return widened(_ordered(*ends), gamma(1) * torch.maximum(ends[0].abs(), ends[1].abs()))
 
 
 def _monotone(node: Node, values: Sequence[Value]) -> Box:
     """Never falls in any input: the ends are taken at the ends."""
     _check_rising(node, values)
-    lower, upper = (
-        OPERATORS[node.operator](*_at(values, end), **node.attributes) for end in (0, 1)
-    )
+    lower, upper = (node.function(*_at(values, end), **node.attributes) for end in (0, 1))
     return Box(lower, upper)
 
 
@@ -158,7 +155,7 @@ def _approximated(node: Node, values: Sequence[Value]) -> Box:
 def _averaged(node: Node, values: Sequence[Value]) -> Box:
     x = _only_box(node, values)
     others = [value for value in values[1:] if isinstance(value, Tensor)]
-    size = OPERATORS[node.operator](x.size, *others, **node.attributes)
+    size = node.function(x.size, *others, **node.attributes)
     return widened(_monotone(node, values), gamma(x.lower[0].numel()) * size)
 
 

@@ -6,32 +6,18 @@ everything not matched here is computed in float32 between the two, as ONNX Runt
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hardening.deployment.blocks import BLOCK, BlockProduct
 from hardening.deployment.graph import Node
-from hardening.deployment.integer import Grid, WeightedSum
+from hardening.deployment.integer import Grid
+from hardening.deployment.kernels import Kernel, average, output_axis, weighted_sum
 from hardening.deployment.operators import OPERATORS
-from hardening.deployment.pointwise import (
-    Addition,
-    Average,
-    GlobalAverage,
-    MatrixProduct,
-    Multiplication,
-)
+from hardening.deployment.pointwise import Addition, MatrixProduct, Multiplication
+from hardening.deployment.table import Softmax, lookup
+from hardening.deployment.unsigned import MOVES
 from hardening.deployment.wiring import Ending, Quantized, Wiring
-
-
-class Kernel(NamedTuple):
-    """One integer computation that stands for the `absorbed` nodes."""
-
-    compute: nn.Module
-    inputs: tuple[str, ...]
-    output: str
-    absorbed: tuple[Node, ...]
 
 
 def find_kernel(node: Node, wiring: Wiring) -> Kernel | None:
@@ -44,13 +30,22 @@ def _average(node: Node, wiring: Wiring) -> Kernel | None:
     source, ending = wiring.activation(node.inputs[0]), wiring.ending(node)
     if source is None or ending is None or ending.relu or not _alike(source, ending=ending):
         return None
+    window = node.attributes if node.operator == "AveragePool" else None
+    compute = average(window, source.grid, ending.grid)
+    return Kernel(compute, (source.name,), ending.output, (node, *ending.absorbed))
+
+
+def _lookup(node: Node, wiring: Wiring) -> Kernel | None:
+    source, ending = wiring.activation(node.inputs[0]), wiring.ending(node)
+    if source is None or ending is None or ending.relu or not _alike(source, ending=ending):
+        return None
     compute: nn.Module
-    if node.operator == "AveragePool":
-        pool = partial(OPERATORS["AveragePool"], **node.attributes)
-        window = () if any(node.attributes.get("pads", ())) else node.attributes["kernel_shape"]
-        compute = Average(pool, tuple(window), source.grid, ending.grid)
+    if node.operator == "Softmax":
+        if node.attributes.get("axis", -1) != -1 or node.function is not OPERATORS["Softmax"]:
+            return None
+        compute = Softmax(source.grid, ending.grid)
     else:
-        compute = GlobalAverage(source.grid, ending.grid)
+        compute = lookup(node.operator, node.attributes, source.grid, ending.grid)
     return Kernel(compute, (source.name,), ending.output, (node, *ending.absorbed))
 
 
@@ -60,7 +55,7 @@ def _elementwise(node: Node, wiring: Wiring) -> Kernel | None:
 
 
 def _matrix_product(node: Node, wiring: Wiring) -> Kernel | None:
-    kernel, ending = _weighted(node, wiring), wiring.ending(node)
+    kernel, ending = _inner_product(node, wiring), wiring.ending(node)
     if kernel is not None or ending is None:
         return kernel
     return _two_activations(node, wiring, ending)
@@ -75,59 +70,48 @@ def _two_activations(node: Node, wiring: Wiring, ending: Ending) -> Kernel | Non
     return Kernel(compute, (first.name, second.name), ending.output, (node, *ending.absorbed))
 
 
+def _inner_product(node: Node, wiring: Wiring) -> Kernel | None:
+    return _weighted(node, wiring) or _narrow(node, wiring)
+
+
+def _narrow(node: Node, wiring: Wiring) -> Kernel | None:
+    maker, settings = wiring.makers.get(node.inputs[1]), {**node.attributes}
+    if maker is None or maker.operator != "DequantizeLinear" or node.inputs[0] in wiring.constants:
+        return None
+    plain = all(settings.pop(key, 1) == 1 for key in ("alpha", "beta"))
+    if not plain or any(settings.values()) or maker.inputs[0] not in wiring.narrow:
+        return None
+    compute = BlockProduct(maker.attributes.get("block_size", 0) or BLOCK)
+    return Kernel(compute, node.inputs, node.outputs[0], (node,))
+
+
 def _weighted(node: Node, wiring: Wiring) -> Kernel | None:
     source, weight = wiring.activation(node.inputs[0]), wiring.quantized(node.inputs[1])
     ending = wiring.ending(node)
     if source is None or weight is None or weight.name not in wiring.constants:
         return None
-    if ending is None and node.operator == "Conv":
+    signed = MOVES and source.grid.low and node.operator != "Gemm"
+    if signed or (ending is None and node.operator == "Conv"):
         return None
     if ending is not None and not _alike(source, ending=ending):
         return None
-    stored = wiring.constants[weight.name].double()
-    if weight.grid.scale.numel() > 1 and weight.axis % stored.dim() != _output_axis(node):
+    stored = wiring.constants[weight.name]
+    axis = output_axis(node.operator, node.attributes)
+    if weight.grid.scale.numel() > 1 and weight.axis % stored.dim() != axis:
         return None
     bias = wiring.quantized(node.inputs[2]) if any(node.inputs[2:]) else None
     if any(node.inputs[2:]) and (bias is None or bias.name not in wiring.constants):
         return None
-    grid = ending.grid if ending else None
-    factor = _factor(node, source.grid, weight.grid, grid)
-    compute = WeightedSum(
-        _product(node),
+    compute = weighted_sum(
+        node.operator,
+        node.attributes,
         source.grid,
-        stored - weight.grid.zero,
-        None if bias is None else wiring.constants[bias.name].double(),
-        factor.reshape(-1, *[1] * (stored.dim() - 2)) if node.operator == "Conv" else factor,
-        grid,
-        separable=node.operator == "Conv" and node.attributes.get("group", 1) == 1,
+        (stored, weight.grid),
+        None if bias is None else wiring.constants[bias.name],
+        ending.grid if ending else None,
     )
     absorbed, output = (ending.absorbed, ending.output) if ending else ((), node.outputs[0])
     return Kernel(compute, (source.name,), output, (node, *absorbed))
-
-
-def _product(node: Node) -> Callable[..., Tensor]:
-    """The operator on integers: scaling is not its business."""
-    if node.operator == "MatMul":
-        return _matmul
-    attributes = {key: v for key, v in node.attributes.items() if key not in {"alpha", "beta"}}
-    return partial(OPERATORS[node.operator], **attributes)
-
-
-def _matmul(x: Tensor, weight: Tensor, _bias: None) -> Tensor:
-    return x @ weight
-
-
-def _factor(node: Node, source: Grid, weight: Grid, result: Grid | None) -> Tensor:
-    """float32 scale per output channel, (O,) or (1,), multiplied in ONNX Runtime's order."""
-    scale = source.scale.reshape(())
-    alpha = node.attributes.get("alpha", 1.0)
-    factor = (scale if alpha == 1 else torch.tensor(alpha) * scale) * weight.scale.reshape(-1)
-    return factor if result is None else factor / result.scale.reshape(())
-
-
-def _output_axis(node: Node) -> int:
-    plain_gemm = node.operator == "Gemm" and not node.attributes.get("transB", 0)
-    return 1 if node.operator == "MatMul" or plain_gemm else 0
 
 
 def _alike(*sources: Quantized, ending: Ending) -> bool:
@@ -146,8 +130,11 @@ MATCHES: dict[str, Callable[[Node, Wiring], Kernel | None]] = {
     "Add": _elementwise,
     "AveragePool": _average,
     "Conv": _weighted,
-    "Gemm": _weighted,
+    "Gemm": _inner_product,
     "GlobalAveragePool": _average,
+    "LeakyRelu": _lookup,
     "MatMul": _matrix_product,
     "Mul": _elementwise,
+    "Sigmoid": _lookup,
+    "Softmax": _lookup,
 }

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hardening.deployment.bytes import ByteConvolution, Geometry, available
 from hardening.deployment.operators.straight_through import quantize
 
 EXACT = 2**24
@@ -60,6 +61,7 @@ class WeightedSum(nn.Module):
         result: Grid | None,
         *,
         separable: bool,
+        shape: Geometry | None = None,
     ) -> None:
         super().__init__()
         self.product, self.source, self.result = product, source, result
@@ -69,6 +71,7 @@ class WeightedSum(nn.Module):
         self.register_buffer("weight", weight.to(dtype), persistent=False)
         self.register_buffer("bias", None if bias is None else bias.to(dtype), persistent=False)
         self.register_buffer("factor", factor, persistent=False)
+        self.fast = None if shape is None else self._on_bytes(shape)
 
     weight: Tensor
     bias: Tensor | None
@@ -76,9 +79,35 @@ class WeightedSum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers in, integers (or float32 numbers) out."""
-        x = (x - self.source.zero if self.source.zero else x).to(self.weight.dtype)
-        steps = self._sums(x).float() * self.factor
+        if self.fast is not None and x.device.type == "cpu":
+            sums = self._fast_sums(x)
+        else:
+            x = x - self.source.zero if self.source.zero else x
+            sums = self._sums(x.to(self.weight.dtype)).float()
+        steps = sums * self.factor
         return steps if self.result is None else self.result.nearest(steps)
+
+    def _on_bytes(self, shape: Geometry) -> nn.ModuleList | None:
+        """The same sums on int8 instructions, for unsigned images and signed weights."""
+        signed = bool((self.weight == self.weight.to(torch.int8)).all())
+        if self.source.low or not signed or self.weight.dtype != torch.float32 or not available():
+            return None
+        parts = self.weight.split(self.width, 1)
+        return nn.ModuleList(ByteConvolution(part, int(self.source.zero), shape) for part in parts)
+
+    def _fast_sums(self, x: Tensor) -> Tensor:
+        assert self.fast is not None
+        bias = 0 if self.bias is None else self.bias.view(-1, 1, 1)
+        if len(self.fast) == 1:
+            sums: Tensor = self.fast[0](x) + bias
+            return sums
+        parts = x.split(self.width, 1)
+        # Each part is exact in float32, their sum need not be.
+        total = sum(
+            (product(part).double() for product, part in zip(self.fast, parts, strict=True)), bias
+        )
+        assert isinstance(total, Tensor)
+        return total.float()
 
     def _sums(self, x: Tensor) -> Tensor:
         if self.width >= self.weight.shape[1]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hardening.deployment.fusion import find_kernel
 from hardening.deployment.graph import Graph, Node
-from hardening.deployment.operators import OPERATORS
+from hardening.deployment.native import find_native
 from hardening.deployment.wiring import Wiring
 
 
@@ -30,7 +30,11 @@ class Step(nn.Module):
 def plan(graph: Graph) -> list[Step]:
     """The steps that lead to the output of `graph`, in order."""
     wiring = Wiring(graph)
-    kernels = {node: found for node in graph.nodes if (found := find_kernel(node, wiring))}
+    kernels = {
+        node: found
+        for node in graph.nodes
+        if (found := find_native(node, wiring) or find_kernel(node, wiring))
+    }
     absorbed = {node for kernel in kernels.values() for node in kernel.absorbed}
     steps = []
     for node in graph.nodes:
@@ -43,7 +47,7 @@ def plan(graph: Graph) -> list[Step]:
 
 
 def _step(node: Node) -> Step:
-    compute = partial(OPERATORS[node.operator], **node.attributes)
+    compute = partial(node.function, **node.attributes)
     return Step(compute, node.inputs, node.outputs)
 
 

@@ -3,7 +3,7 @@
 Shapes: B images, C channels. Integers are held in float tensors; see `integer`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -52,6 +52,23 @@ class Multiplication(nn.Module):
         """Integers in, integers out."""
         product = (x.to(self.factor) - self.zeros[0]) * (y.to(self.factor) - self.zeros[1])
         return self.result.nearest_shifted(product * self.factor + self.result.zero)
+
+
+class Concatenation(nn.Module):
+    """QLinearConcat: every part is brought to the grid of the result."""
+
+    def __init__(self, axis: int, sources: Sequence[Grid], result: Grid) -> None:
+        super().__init__()
+        self.axis, self.sources, self.result = axis, tuple(sources), result
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Integers in, integers out."""
+        step = float(self.result.step)
+        moved = [
+            self.result.nearest((part.float() - grid.zero) * float(grid.step) / step)
+            for part, grid in zip(parts, self.sources, strict=True)
+        ]
+        return torch.cat(moved, self.axis)
 
 
 class MatrixProduct(nn.Module):

@@ -52,7 +52,7 @@ class Session:
         self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
         self._output = graph_output(self._model).name
-        self._session = _start(data, self.name, self.threads)
+        self._session = start(data, self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
@@ -89,7 +89,12 @@ class Session:
         return as_logits(torch.from_numpy(answers), self.contract, self.name)
 
 
-def _start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
+def start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
+    """A running session of checked `data`, optimized as everywhere; `name` is for errors.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the bytes.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads

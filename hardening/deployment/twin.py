@@ -26,6 +26,7 @@ from hardening.deployment.signature import (
     in_batches,
     name_of,
 )
+from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoTwin
 
@@ -63,7 +64,7 @@ class Twin(nn.Module):
             if self._logarithms and softmax is not None:
                 # Where the softmax itself saturates it has no gradient, and attacks would fail.
                 softmax.op_type = "LogSoftmax"
-            graph = read_graph(model)
+            graph = unsigned(read_graph(model))
             steps = plan(graph)
             if not steps:
                 raise ModelError("the logits do not depend on the image")

@@ -33,7 +33,8 @@ class Wiring:
     """Who makes and who reads each tensor of a graph."""
 
     def __init__(self, graph: Graph) -> None:
-        self.constants, self.output = graph.constants, graph.output
+        self.constants, self.narrow = graph.constants, graph.narrow
+        self.output = graph.output
         nodes = (*graph.folded, *graph.nodes)
         self.makers = {name: node for node in nodes for name in node.outputs}
         self.readers: dict[str, list[Node]] = defaultdict(list)
@@ -41,21 +42,24 @@ class Wiring:
             for name in node.inputs:
                 self.readers[name].append(node)
 
-    def grid(self, node: Node) -> Grid | None:
-        """The integers of a (De)QuantizeLinear; None unless constant, with a single zero point."""
-        scale, *point = (self.constants.get(name) for name in node.inputs[1:] if name)
-        if scale is None or any(value is None for value in point):
+    def grid(self, scale_name: str, point_name: str = "") -> Grid | None:
+        """The integers of a scale and a zero point; None unless constant, with a single one."""
+        scale = self.constants.get(scale_name)
+        point = self.constants.get(point_name)
+        if scale is None or (point_name and point is None):
             return None
-        zeros, (low, high) = origin(scale, point[0] if point else None)
+        zeros, (low, high) = origin(scale, point)
         zero = float(zeros.reshape(-1)[0])
         return Grid(scale, zero, low, high) if bool((zeros == zero).all()) else None
 
     def quantized(self, name: str) -> Quantized | None:
         """The integers behind `name`, if a DequantizeLinear makes it."""
         node = self.makers.get(name)
-        if node is None or node.operator != "DequantizeLinear":
+        if node is None or node.operator != "DequantizeLinear" or node.inputs[0] in self.narrow:
             return None
-        grid = self.grid(node)
+        if node.attributes.get("block_size", 0):
+            return None
+        grid = self.grid(*node.inputs[1:])
         axis = node.attributes.get("axis", 1)
         return None if grid is None else Quantized(node.inputs[0], grid, axis)
 
@@ -70,7 +74,7 @@ class Wiring:
         last = self._only_reader(first) if first and first.operator == "Relu" else first
         if first is None or last is None or last.operator != "QuantizeLinear":
             return None
-        grid = self.grid(last)
+        grid = self.grid(*last.inputs[1:])
         if grid is None or not _is_byte(grid):
             return None
         return Ending(grid, last.outputs[0], (last,) if first is last else (first, last))

@@ -1,4 +1,4 @@
-"""Activations and normalisations of the ONNX operator set, in torch.
+"""Activations of the ONNX operator set, in torch.
 
 Positional parameters are an operator's inputs, keyword-only ones its attributes with ONNX defaults.
 """
@@ -52,32 +52,22 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return x.log_softmax(axis)
 
 
-def batch_normalization(
-    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float = 1e-5
-) -> Tensor:
-    """BatchNormalization with stored statistics."""
-    return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Celu."""
+    return F.celu(x, alpha)
 
 
-def layer_normalization(
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor | None = None,
-    *,
-    axis: int = -1,
-    epsilon: float = 1e-5,
-) -> Tensor:
-    """LayerNormalization over `axis` and all that follow."""
-    return F.layer_norm(x, x.shape[axis % x.dim() :], scale, bias, epsilon)
+def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """ThresholdedRelu."""
+    return torch.where(x > alpha, x, 0.0)
 
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
-    "BatchNormalization": batch_normalization,
+    "Celu": celu,
     "Elu": elu,
     "Gelu": gelu,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": unary(F.hardswish),
-    "LayerNormalization": layer_normalization,
     "LeakyRelu": leaky_relu,
     "LogSoftmax": log_softmax,
     "Mish": unary(F.mish),
@@ -87,5 +77,7 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "Sigmoid": unary(torch.sigmoid),
     "Softmax": softmax,
     "Softplus": unary(F.softplus),
+    "Softsign": unary(F.softsign),
     "Tanh": unary(torch.tanh),
+    "ThresholdedRelu": thresholded_relu,
 }

@@ -84,13 +84,26 @@ def general_matrix_product(
     return product + (bias if beta == 1 else bias * beta)
 
 
+def mean(x: Tensor, *others: Tensor) -> Tensor:
+    """Mean of several tensors."""
+    return sum(others, x) / (1 + len(others))
+
+
+def einsum(*parts: Tensor, equation: str) -> Tensor:
+    """Einsum."""
+    result: Tensor = torch.einsum(equation, *parts)
+    return result
+
+
 ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     "Abs": unary(torch.abs),
     "Add": binary(torch.add),
     "And": binary(torch.logical_and),
     "Ceil": staircase(torch.ceil),
     "Clip": clip,
+    "Cos": unary(torch.cos),
     "Div": divide,
+    "Einsum": einsum,
     "Equal": binary(torch.eq),
     "Erf": unary(torch.erf),
     "Exp": unary(torch.exp),
@@ -103,6 +116,7 @@ ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     "Log": unary(torch.log),
     "MatMul": binary(torch.matmul),
     "Max": folded(torch.maximum),
+    "Mean": mean,
     "Min": folded(torch.minimum),
     "Mul": binary(torch.mul),
     "Neg": unary(torch.neg),
@@ -111,7 +125,10 @@ ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     "Pow": binary(torch.pow),
     "Reciprocal": unary(torch.reciprocal),
     "Round": staircase(torch.round),
+    "Sign": staircase(torch.sign),
+    "Sin": unary(torch.sin),
     "Sqrt": unary(torch.sqrt),
     "Sub": binary(torch.sub),
     "Sum": folded(torch.add),
+    "Xor": binary(torch.logical_xor),
 }

@@ -60,6 +60,12 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     return x.index_select(axis, places.reshape(-1)).reshape(shape)
 
 
+def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    """GatherElements; negative indices count from the end."""
+    places = torch.where(indices < 0, indices + x.shape[axis], indices).to(x.device).long()
+    return x.gather(axis, places)
+
+
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """GatherND without batch dimensions."""
     if batch_dims:
@@ -107,6 +113,7 @@ def where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 INDEXING: dict[str, Callable[..., Any]] = {
     "Concat": concatenate,
     "Gather": gather,
+    "GatherElements": gather_elements,
     "GatherND": gather_nd,
     "Pad": pad,
     "ScatterND": scatter_nd,

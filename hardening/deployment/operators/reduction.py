@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardening.errors import ModelError
+
 LANES = 4
 """float32 numbers that ONNX Runtime's generic x86-64 code adds at once (16 bytes)."""
 
@@ -92,10 +94,21 @@ def _reduction(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callabl
     return operator
 
 
+def largest(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+    """ArgMax: an index has no gradient."""
+    if select_last_index:
+        raise ModelError("got an ArgMax with select_last_index, expected the first")
+    return x.argmax(axis, bool(keepdims))
+
+
 REDUCTION: dict[str, Callable[..., Tensor]] = {
+    "ArgMax": largest,
+    "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keep)),
     "ReduceL2": _reduction(lambda x, axes, keep: x.pow(2).sum(axes, keep).sqrt()),
+    "ReduceLogSumExp": _reduction(lambda x, axes, keep: x.logsumexp(axes, keep)),
     "ReduceMax": _reduction(lambda x, axes, keep: x.amax(axes, keep)),
     "ReduceMean": _reduction(_mean),
     "ReduceMin": _reduction(lambda x, axes, keep: x.amin(axes, keep)),
     "ReduceSum": _reduction(_sum),
+    "ReduceSumSquare": _reduction(lambda x, axes, keep: x.pow(2).sum(axes, keep)),
 }

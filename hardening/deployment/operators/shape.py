@@ -15,6 +15,8 @@ from hardening.errors import ModelError
 
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
     TensorProto.INT32: torch.int32,
     TensorProto.INT64: torch.int64,
     TensorProto.BOOL: torch.bool,
@@ -79,7 +81,7 @@ def cast(x: Tensor, *, to: int) -> Tensor:
     """Cast among the types of `DTYPES`."""
     if to not in DTYPES:
         kind = TensorProto.DataType.Name(to)
-        raise ModelError(f"got a Cast to {kind}, expected a float or integer of 16 bits or more")
+        raise ModelError(f"got a Cast to {kind}, expected a type of torch")
     return x.to(DTYPES[to])
 
 
@@ -104,9 +106,32 @@ def constant_of_shape(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
     return torch.full(integers(shape), filling.item(), dtype=filling.dtype)
 
 
+def size_of(x: Tensor) -> Tensor:
+    """Size: the number of elements."""
+    return torch.tensor(x.numel())
+
+
+def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    """DepthToSpace of images (B, C, H, W), the block first (DCR) or last (CRD) among channels."""
+    b, c, h, w = x.shape
+    if mode == "CRD":
+        blocks = x.reshape(b, -1, blocksize, blocksize, h, w).permute(0, 1, 4, 2, 5, 3)
+    else:
+        blocks = x.reshape(b, blocksize, blocksize, -1, h, w).permute(0, 3, 4, 1, 5, 2)
+    return blocks.reshape(b, c // blocksize**2, h * blocksize, w * blocksize)
+
+
+def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+    """SpaceToDepth of images (B, C, H, W)."""
+    b, c, h, w = x.shape
+    blocks = x.reshape(b, c, h // blocksize, blocksize, w // blocksize, blocksize)
+    return blocks.permute(0, 3, 5, 1, 2, 4).reshape(b, -1, h // blocksize, w // blocksize)
+
+
 SHAPE: dict[str, Callable[..., Tensor]] = {
     "Cast": cast,
     "ConstantOfShape": constant_of_shape,
+    "DepthToSpace": depth_to_space,
     "Dropout": dropout,
     "Expand": expand,
     "Flatten": flatten,
@@ -114,6 +139,8 @@ SHAPE: dict[str, Callable[..., Tensor]] = {
     "Range": count,
     "Reshape": reshape,
     "Shape": shape_of,
+    "Size": size_of,
+    "SpaceToDepth": space_to_depth,
     "Squeeze": squeeze,
     "Tile": tile,
     "Transpose": transpose,

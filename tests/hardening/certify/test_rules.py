@@ -78,7 +78,7 @@ def test_the_box_is_the_hull_of_the_results_at_all_corners(operator, inputs, att
     centre = normal(*inputs[where])
     radius = 0.5 * torch.rand(inputs[where], generator=NUMBERS)
     box = Box((centre - radius).double(), (centre + radius).double())
-    node = Node(operator, ("x",) * len(inputs), ("y",), attributes)
+    node = Node(operator, ("x",) * len(inputs), ("y",), attributes, OPERATORS[operator])
     values = [
         value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for value in inputs
@@ -100,10 +100,10 @@ def test_the_box_is_the_hull_of_the_results_at_all_corners(operator, inputs, att
 def test_two_computed_tensors_are_added_and_subtracted_as_intervals():
     first = Box(torch.tensor([1.0, -1.0]).double(), torch.tensor([2.0, 1.0]).double())
     second = Box(torch.tensor([-3.0, 0.0]).double(), torch.tensor([5.0, 0.5]).double())
-    total = bound(Node("Add", ("a", "b"), ("c",), {}), [first, second])
+    total = bound(Node("Add", ("a", "b"), ("c",), {}, OPERATORS["Add"]), [first, second])
     torch.testing.assert_close(total.lower, torch.tensor([-2.0, -1.0]).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(total.upper, torch.tensor([7.0, 1.5]).double(), atol=1e-3, rtol=0)
-    gap = bound(Node("Sub", ("a", "b"), ("c",), {}), [first, second])
+    gap = bound(Node("Sub", ("a", "b"), ("c",), {}, OPERATORS["Sub"]), [first, second])
     torch.testing.assert_close(gap.lower, torch.tensor([-4.0, -1.5]).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(gap.upper, torch.tensor([5.0, 1.0]).double(), atol=1e-3, rtol=0)
 
@@ -112,7 +112,9 @@ def test_a_float32_sum_in_any_order_stays_within_the_rounding_granted():
     """A point box: all of its width is rounding."""
     weight, x = normal(1, 400) * 100, normal(1, 400)
     point = Box(x.double(), x.double())
-    found = bound(Node("Gemm", ("x", "w"), ("y",), {"transB": 1}), [point, weight.double()])
+    found = bound(
+        Node("Gemm", ("x", "w"), ("y",), {"transB": 1}, OPERATORS["Gemm"]), [point, weight.double()]
+    )
     exact = float((weight.double() * x.double()).sum())
     assert found.lower.item() < exact < found.upper.item()
     for _ in range(100):

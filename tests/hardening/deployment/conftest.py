@@ -1,6 +1,8 @@
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from hardening.deployment.export import export
@@ -99,6 +101,27 @@ def parsed(text):
     return onnx.parser.parse_model(text).SerializeToString()
 
 
+def node_model(operator, inputs, opset=20, outputs=1, attributes=None):
+    """One node; its first input is given at run time, the others are stored."""
+    given = inputs[0]
+    names = [None if value is None else f"i{place}" for place, value in enumerate(inputs)]
+    results = [f"y{place}" for place in range(outputs)]
+    node = helper.make_node(operator, [name or "" for name in names], results, **(attributes or {}))
+    kind = helper.np_dtype_to_tensor_dtype(given.dtype)
+    graph = helper.make_graph(
+        [node],
+        "node",
+        [helper.make_tensor_value_info("i0", kind, given.shape)],
+        [helper.make_empty_tensor_value_info(name) for name in results],
+        [
+            numpy_helper.from_array(np.asarray(value), name)
+            for name, value in zip(names[1:], inputs[1:], strict=True)
+            if name
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
 @pytest.fixture(scope="session")
 def models():
     with torch.random.fork_rng():
@@ -146,6 +169,6 @@ def tools():
         shape = SHAPE
         plain = Plain
 
-    for helper in (settle, pictures, edges, towards, parsed):
-        setattr(Tools, helper.__name__, staticmethod(helper))
+    for tool in (settle, pictures, edges, towards, parsed, node_model):
+        setattr(Tools, tool.__name__, staticmethod(tool))
     return Tools

@@ -256,3 +256,24 @@ def test_means_of_integers_are_the_runtime_s_even_at_ties(operator, attributes, 
             values.update(zip(step.outputs, outputs, strict=True))
 
         np.testing.assert_array_equal(values["yq"].numpy(), session.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("step", [0.01, 0.1, 0.4])
+@pytest.mark.parametrize("operator", ["LeakyRelu", "Sigmoid", "Softmax"])
+def test_functions_of_integers_are_the_runtime_s(operator, step):
+    rng = np.random.default_rng(5)
+    grids = ((np.float32(step), np.uint8(100)), (np.float32(1 / 256), np.uint8(0)))
+    model = pooled(operator, {}, (40, 65), grids)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = rng.integers(0, 256, (40, 65), dtype=np.uint8)
+    graph = read_graph(model)
+    kernel = find_kernel(graph.nodes[1], Wiring(graph))
+    given = torch.from_numpy(x).float().requires_grad_()
+
+    got = kernel.compute(given)
+
+    np.testing.assert_array_equal(got.detach().numpy(), session.run(None, {"x": x})[0])
+    (gradient,) = torch.autograd.grad((got * torch.randn(got.shape)).sum(), given)
+    assert gradient.abs().max() > 0
