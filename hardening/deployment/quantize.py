@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+from onnx import version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -34,8 +35,11 @@ from hardening.deployment.signature import (
     image_shape,
     name_of,
 )
-from hardening.deployment.untrusted import read_model
+from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
+
+OPSET = 13
+"""The oldest operator set whose DequantizeLinear takes a scale for each channel."""
 
 Method = Literal["minmax", "entropy", "percentile"]
 
@@ -89,7 +93,7 @@ def quantize_int8(
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder, quiet():
         # Paths, not a model in memory: given that, the quantizer empties the caller's tensors.
         given, prepared, quantized = (Path(folder, f"{step}.onnx") for step in "012")
-        given.write_bytes(data)
+        given.write_bytes(_recent(data))
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -107,6 +111,14 @@ def quantize_int8(
     quantized_data = with_contract(quantized_data, contract_of(model), name)
     read_model(quantized_data, f"{name}, quantized")
     return quantized_data
+
+
+def _recent(data: bytes) -> bytes:
+    """The file in an operator set that has quantization per channel."""
+    model = onnx.load_model_from_string(data)
+    if max(entry.version for entry in model.opset_import if entry.domain in DOMAINS) >= OPSET:
+        return data
+    return bytes(version_converter.convert_version(model, OPSET).SerializeToString())
 
 
 def _in_float(graph: onnx.GraphProto, output: str) -> None:
