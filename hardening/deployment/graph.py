@@ -98,7 +98,10 @@ def _read_node(proto: onnx.NodeProto) -> Node:
 
 
 def _tensor(tensor: TensorProto) -> Tensor:
-    return torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    values = numpy_helper.to_array(tensor)
+    # Neither numpy nor torch computes with 4 bits: they become the same integers in 8.
+    narrow = tensor.data_type in {TensorProto.INT4, TensorProto.UINT4}
+    return torch.from_numpy(values.astype("int8") if narrow else values.copy())
 
 
 def _attribute(entry: onnx.AttributeProto) -> Any:

@@ -29,7 +29,7 @@ RANDOM = frozenset(
     }
 )
 
-WIDTHS: dict[int, int] = {
+WIDTHS: dict[int, float] = {
     TensorProto.FLOAT: 4,
     TensorProto.UINT8: 1,
     TensorProto.INT8: 1,
@@ -39,8 +39,13 @@ WIDTHS: dict[int, int] = {
     TensorProto.FLOAT16: 2,
     TensorProto.BFLOAT16: 2,
     TensorProto.DOUBLE: 8,
+    TensorProto.INT4: 0.5,
+    TensorProto.UINT4: 0.5,
 }
 """Bytes of one element, for the types a tensor may have."""
+
+HALF_BYTES = frozenset({TensorProto.INT4, TensorProto.UINT4})
+"""Two elements share a byte; an odd number of them is padded."""
 
 
 def read_model(data: bytes, name: str) -> onnx.ModelProto:
@@ -108,13 +113,13 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
         raise ModelError(f"{where} points to another file, expected its data inside")
     if tensor.data_type not in WIDTHS:
         kind = TensorProto.DataType.Name(tensor.data_type)
-        raise ModelError(f"{where} is of type {kind}, expected numbers of 8 bits or more")
+        raise ModelError(f"{where} is of type {kind}, expected numbers of 4 bits or more")
     if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > MAX_TENSOR:
         raise ModelError(
             f"{where} has shape {list(tensor.dims)}, expected at most {MAX_TENSOR} elements"
         )
-    stored = _stored(tensor)
-    if stored != math.prod(tensor.dims):
+    stored, padding = _stored(tensor), tensor.data_type in HALF_BYTES and math.prod(tensor.dims) % 2
+    if stored != math.prod(tensor.dims) + padding:
         raise ModelError(f"{where} has shape {list(tensor.dims)} but holds {stored:g} elements")
 
 
@@ -123,7 +128,8 @@ def _stored(tensor: TensorProto) -> float:
     if tensor.HasField("raw_data"):
         return float(len(tensor.raw_data) / WIDTHS[tensor.data_type])
     typed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-    return sum(len(field) for field in typed)
+    each = 2 if tensor.data_type in HALF_BYTES else 1
+    return each * sum(len(field) for field in typed)
 
 
 def _infer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
