@@ -8,7 +8,7 @@ from pydantic import Field
 from attacks import ATTACKS
 from hardening.attack import facts
 from hardening.errors import ConfigError
-from hardening.evidence import Kind
+from hardening.evidence import QUANTIZED, Kind, Precision
 from hardening.spec import Spec
 
 
@@ -100,7 +100,7 @@ PROFILES: dict[str, Profile] = {
 what fools them may fool this one; and attacks without gradients, because those can be masked."""
 
 
-def kind(spec: AttackSpec, precision: str) -> Kind:
+def kind(spec: AttackSpec, precision: Precision) -> Kind:
     """How an attack gets at a file of this precision."""
     if spec.source != "file":
         return "transfer"
@@ -108,7 +108,7 @@ def kind(spec: AttackSpec, precision: str) -> Kind:
         return "gradient-free"
     if any(wrapper.name == "expectation" for wrapper in spec.through):
         return "expectation"
-    return "straight-through" if precision == "int8" else "white-box"
+    return "straight-through" if precision in QUANTIZED else "white-box"
 
 
 def in_order(specs: Sequence[AttackSpec]) -> list[AttackSpec]:

@@ -2,6 +2,7 @@
 
 from defenses.adversarial_training import adversarial_training
 from defenses.declaration import Defense
+from defenses.half_precision import half_precision
 from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
 from defenses.trades import trades
@@ -11,4 +12,5 @@ DEFENSES: dict[str, Defense] = {
     "trades": trades,
     "n_fgsm": n_fgsm,
     "quantization": quantization,
+    "half_precision": half_precision,
 }

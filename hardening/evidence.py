@@ -14,9 +14,23 @@ from hardening.threat import Norm, ThreatModel
 SCHEMA_VERSION: Literal[2] = 2
 
 Kind = Literal[
-    "white-box", "straight-through", "expectation", "bpda", "joint", "transfer", "gradient-free"
+    "white-box",
+    "straight-through",
+    "expectation",
+    "bpda",
+    "joint",
+    "transfer",
+    "differential",
+    "gradient-free",
 ]
 """How an attack gets at a model; a defense names the kinds that are due against it."""
+
+
+Precision = Literal["float32", "float16", "int8", "int4"]
+"""Of a file: int8 ones compute with integers, float16 and int4 ones only store weights so."""
+
+QUANTIZED: frozenset[Precision] = frozenset({"int8", "int4"})
+"""What was rounded enough to answer differently from the float32 file it was made from."""
 
 
 class Accuracy(Record):
@@ -144,7 +158,7 @@ class File(Record):
 
     sha256: str
     bytes: int
-    precision: Literal["float32", "int8"]
+    precision: Precision
     opset: int
     operators: dict[str, int]
     providers: list[str]

@@ -66,7 +66,7 @@ def diagnose_file(
         limits,
         gates,
         run,
-        exact_gradients=session.facts().precision == "float32",
+        exact_gradients=session.facts().precision != "int8",
     )
     if parent is not None:
         _, float_target = open_exact(run, parent)

@@ -53,9 +53,11 @@ def quantize_int8(
 ) -> bytes:
     """int8 ONNX bytes (QDQ) of a float ONNX file: unsigned activations, signed weights.
 
-    Logits stay float. ONNX Runtime's quantizer would put them on a grid of 256 values cut off at
-    the largest calibrated one: margins tie and saturate, which misleads attacks that follow scores
-    and hides how confident the file is.
+    Logits stay float: the last layer sums in integers and gives float32. ONNX Runtime's quantizer
+    would put them on a grid of 256 values cut off at the largest calibrated one: margins tie and
+    saturate, which misleads attacks that follow scores and hides how confident the file is. With
+    that gone nothing is won by keeping the last layer's weights in float as well, so there is no
+    option for it.
 
     Args:
         calibration: Images (N, C, H, W) in [0, 1] whose activations set the ranges.
