@@ -122,6 +122,7 @@ def _others(
 ) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
     """Everything after the attacks, all handed out before any of it is waited for."""
     effort, threat, seed = profile(config), config.attack_threat, config.seed
+    evaluated = {subject.onnx: subject.name for subject in subjects}
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
@@ -156,11 +157,13 @@ def _others(
             onnx,
             subject.parent,
             images,
-            tuple(parts[-1]["standing"] for parts in done if parts),
+            _last(done),
+            _last(attacks[evaluated[subject.parent]]) if subject.parent in evaluated else (),
             threat=threat,
             gates=list(effort.gates),
             # An image that an early decision left out did not fall.
             sample=min(effort.sample, attacked),
+            attacked=attacked,
             steps=longest(effort.attacks),
             limits=config.evaluation.limits,
             seed=seed,
@@ -192,3 +195,8 @@ def _others(
         )
         for name, (curves, nearest, alarms, surveys, certificates) in started.items()
     }
+
+
+def _last(done: list[list[Outputs]]) -> tuple[Artifact, ...]:
+    """Per shard, what stands after all attacks."""
+    return tuple(parts[-1]["standing"] for parts in done if parts)

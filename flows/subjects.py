@@ -129,7 +129,7 @@ def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
 
 
 def _quantized(chain: tuple[Spec, ...]) -> bool:
-    return bool(chain) and "transfer" in declaration(DEFENSES[chain[-1].name]).due
+    return bool(chain) and "differential" in declaration(DEFENSES[chain[-1].name]).due
 
 
 def _id(chain: tuple[Spec, ...]) -> str:

@@ -53,6 +53,19 @@ class Fooling(Record):
     noise: float
 
 
+class Disagreement(Record):
+    """How far a quantized file parts from its float32 `parent` (a digest), both run as sessions.
+
+    Of `images`, `flips` get another label as they are, and `evasive` ones were moved, within the
+    threat model, to where the file is wrong and its parent right.
+    """
+
+    parent: str
+    images: int
+    flips: int
+    evasive: int
+
+
 class AttackRow(Record):
     """What one attack achieved on the file, every success confirmed by the session.
 
@@ -84,6 +97,7 @@ class AttackRow(Record):
     unconfirmed: int
     lost_in_8_bits: int
     fooling: Fooling | None = None
+    disagreement: Disagreement | None = None
     forwards: float
     backwards: float
     budget_forwards: int

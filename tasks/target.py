@@ -1,7 +1,7 @@
 """Opens exported files for an attack: the one that is judged, and those whose gradients lead."""
 
 from attacks.adaptive import WRAPPERS
-from hardening.carried import Carried, Ensemble
+from hardening.carried import Beside, Carried, Ensemble
 from hardening.data import Labelled
 from hardening.deployed import Deployed, bfloat16_is_faster
 from hardening.deployment.session import Session
@@ -26,11 +26,19 @@ def open_exact(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
     return session, Deployed(session, Twin(data).to(device()))
 
 
-def led_by(run: Run, target: Deployed, sources: tuple[Artifact, ...]) -> Model:
-    """`target` with the gradients of other files; of several, of their mean log-probability."""
+def led_by(
+    run: Run, target: Deployed, sources: tuple[Artifact, ...], *, differential: bool = False
+) -> Model:
+    """`target` with the gradients of other files; of several, of their mean log-probability.
+
+    Args:
+        differential: Keep its own gradients, and put the first file beside it.
+    """
     if not sources:
         return target
     twins = [Twin(run.read(source)).to(device()) for source in sources]
+    if differential:
+        return Beside(target, twins[0])
     return Carried(target, twins[0] if len(twins) == 1 else Ensemble(twins))
 
 

@@ -87,6 +87,7 @@ def render(
         surveys=surveys.overviews(run),
         checklist=carlini.sections(models),
         cascade_matrix=cascade.cascade_matrix(models),
+        disagreement_matrix=cascade.disagreement_matrix(models),
         fooling_matrix=cascade.fooling_matrix(models),
         gate_matrix=matrices.gate_matrix(run, verdict),
         alarm_matrix=matrices.alarm_matrix(models),
