@@ -72,13 +72,13 @@ def quantize_int8(
     if any("Quantize" in node.op_type or "QLinear" in node.op_type for node in model.graph.node):
         raise ModelError(f"{name}: is quantized already, expected a float graph")
     check_images(calibration, image_shape(model), name)
+    prepared = prepare(data)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder, quiet():
         # Paths, not a model in memory: given that, the quantizer empties the caller's tensors.
-        given, prepared, quantized = (Path(folder, f"{step}.onnx") for step in "012")
-        given.write_bytes(data)
-        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        given, quantized = (Path(folder, f"{step}.onnx") for step in "01")
+        given.write_bytes(prepared)
         quantize_static(
-            prepared,
+            given,
             quantized,
             _Reader(calibration, graph_input(model.graph).name),
             quant_format=QuantFormat.QDQ,
@@ -92,6 +92,15 @@ def quantize_int8(
     quantized_data = bytes(result.SerializeToString(deterministic=True))
     read_model(quantized_data, f"{name}, quantized")
     return quantized_data
+
+
+def prepare(data: bytes) -> bytes:
+    """The same float graph as quantization wants it: normalisation folded into weights, say."""
+    with tempfile.TemporaryDirectory(prefix="quantize-") as folder, quiet():
+        given, prepared = (Path(folder, f"{step}.onnx") for step in "01")
+        given.write_bytes(data)
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        return prepared.read_bytes()
 
 
 def _with_float_logits(model: onnx.ModelProto) -> onnx.ModelProto:
