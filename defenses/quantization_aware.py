@@ -84,9 +84,7 @@ def quantization_aware(
         start = Trainable(quantized, parent)
         trained = fit(start, data, loss, score, rng, stage, loop=loop, threat=threat)
         assert isinstance(trained, Trainable)
-        trained = trained.cpu()
-        parent = trained.folded(parent)
-    file = trained.file()
+        parent, file = trained.cpu().folded(parent), trained.file()
     log.line(f"trained in {bits} bits, {rounds} rounds: {len(parent):,} -> {len(file):,} bytes")
     return Twin(file)
 

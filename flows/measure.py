@@ -33,7 +33,7 @@ class Measured(NamedTuple):
     alarms: Outputs
     surveys: list[Outputs]
     certificates: list[Outputs]
-    latency: Outputs
+    cost: Outputs
 
 
 class Campaign(NamedTuple):

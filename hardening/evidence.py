@@ -118,11 +118,23 @@ class Point(Record):
 
 
 class Latency(Record):
-    """Milliseconds per call of the session at one batch size."""
+    """Milliseconds per call of the session at one batch size, on one thread."""
 
     batch: int
     p50_ms: float
     p95_ms: float
+    images_per_second: float | None = None
+
+
+class Memory(Record):
+    """What a process that runs the file on one thread needs for it at most, in bytes.
+
+    The rise of its resident memory from before it loads the file to the peak, with `batch` images
+    in a call.
+    """
+
+    batch: int
+    peak_bytes: int
 
 
 class Parity(Record):
@@ -273,6 +285,7 @@ class Evidence(Record):
     alarms: list[Alarm]
     checklist: list[ChecklistItem] = Field(default_factory=list)
     latency: list[Latency]
+    memory: Memory | None = None
     training_seconds: float
     examples: list[Example]
 

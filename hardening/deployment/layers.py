@@ -89,7 +89,7 @@ class IntegerLayer(nn.Module):
 
     def in_the_parent(self) -> dict[str, Tensor]:
         """The tensors of the float parent by name."""
-        values = {_parent_name(self.steps.integers): self.weight}
+        values: dict[str, Tensor] = {_parent_name(self.steps.integers): self.weight}
         if self.bias is None or self.bias_steps is None:
             return values
         return values | {_parent_name(self.bias_steps.integers): self.bias}
@@ -152,7 +152,7 @@ class FloatLayer(nn.Module):
     def in_the_parent(self) -> dict[str, Tensor]:
         """The tensors of the float parent by name."""
         name = self.name if self.steps is None else _parent_name(self.steps.integers)
-        values = {name: self.weight}
+        values: dict[str, Tensor] = {name: self.weight}
         return values if self.bias is None else values | {self.bias_name: self.bias}
 
     def _rounded(self) -> tuple[Tensor, Tensor | None]:

@@ -56,8 +56,8 @@ def disagreement_matrix(models: list[Evidence]) -> Matrix:
     if not any(found):
         return Matrix([], [])
     said = {
-        "File wrong, parent right": [d and d.evasive for d in found],
-        "Other label on the image as it is": [d and d.flips for d in found],
+        "File wrong, parent right": [d.evasive if d else None for d in found],
+        "Other label on the image as it is": [d.flips if d else None for d in found],
     }
     lines = [
         Line(head, "", "", [_share(n, d) for n, d in zip(counts, found, strict=True)])

@@ -281,7 +281,7 @@ def _evidence_of(place, champion):
 def _timeless(evidence):
     """Evidence without what a clock measured."""
     for model in evidence["models"].values():
-        del model["latency"], model["training_seconds"]
+        del model["latency"], model["memory"], model["training_seconds"]
         for row in model["attacks"]:
             del row["seconds"]
     return evidence
