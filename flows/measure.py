@@ -126,6 +126,7 @@ def _others(
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        same = None if subject.trained else subject.parent
         attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
         curves = [
             go(
@@ -155,10 +156,10 @@ def _others(
             diagnose_file,
             f"{name}: alarms",
             onnx,
-            subject.parent,
+            same,
             images,
             _last(done),
-            _last(attacks[evaluated[subject.parent]]) if subject.parent in evaluated else (),
+            _last(attacks[evaluated[same]]) if same in evaluated else (),
             threat=threat,
             gates=list(effort.gates),
             # An image that an early decision left out did not fall.

@@ -49,7 +49,7 @@ def diagnose_file(
     """Run the gates on the first `sample` images.
 
     Args:
-        parent: The float file that a quantized file was made from, where it is known.
+        parent: The float file of the weights that a quantized file has, where it is known.
         standing: Per shard, the places that stand after all attacks.
         parent_standing: The same of the parent, where the run evaluates it too.
         attacked: Images that the evaluation attacked, at least `sample`.
@@ -75,7 +75,9 @@ def diagnose_file(
     )
     if session.facts().precision in QUANTIZED:
         if parent is None:
-            found.append(alarm("int8", None, 0, limits, "its float32 parent is not in this run"))
+            found.append(
+                alarm("int8", None, 0, limits, "no float32 file of its weights is in this run")
+            )
         elif parent_standing:
             kept = _places(run, parent_standing)
             found.append(above_parent(len(stands), len(kept), attacked, "evaluated alike", limits))

@@ -102,6 +102,6 @@ def test_int8_that_hides_its_gradients_is_reported_as_its_float_parent_is(
     assert abs(reported - exact) <= 0.05
 
 
-def zero(ctx, gradient):  # noqa: ARG001
+def zero(ctx, gradient):
     """What rounding's derivative is almost everywhere."""
     return torch.zeros_like(gradient), None, None, None
