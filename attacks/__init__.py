@@ -5,6 +5,7 @@ from attacks.corruptions import corruptions
 from attacks.cw import cw
 from attacks.ddn import ddn
 from attacks.deepfool import deepfool
+from attacks.diva import diva
 from attacks.fab import fab
 from attacks.fgsm import fgsm
 from attacks.fmn import fmn
@@ -27,6 +28,7 @@ ATTACKS: dict[str, Attack] = {
     "pgd": pgd,
     "apgd": apgd,
     "transfer": transfer,
+    "diva": diva,
     "universal": universal,
     "ddn": ddn,
     "fmn": fmn,
@@ -51,6 +53,7 @@ __all__ = [
     "cw",
     "ddn",
     "deepfool",
+    "diva",
     "fab",
     "fgsm",
     "fmn",

@@ -8,7 +8,7 @@ from pydantic import Field
 from attacks import ATTACKS
 from hardening.attack import facts
 from hardening.errors import ConfigError
-from hardening.evidence import Kind
+from hardening.evidence import QUANTIZED, Kind, Precision
 from hardening.spec import Spec
 
 
@@ -17,7 +17,7 @@ class AttackSpec(Spec):
 
     source: str = Field(
         default="file",
-        description="whose gradients lead: file, parent (of an int8 file), control, robust, "
+        description="whose gradients lead: file, parent (of a quantized file), control, robust, "
         "ensemble, or a candidate's name",
     )
     through: list[Spec] = Field(default_factory=list, description="adaptive wrappers, inner first")
@@ -42,6 +42,10 @@ def _apgd(source: str = "file", **params: int | float | str) -> AttackSpec:
     return AttackSpec(name="apgd", params=dict(params), source=source)
 
 
+def _diva(steps: int) -> AttackSpec:
+    return AttackSpec(name="diva", params={"steps": steps}, source="parent")
+
+
 def _transfer(source: str, steps: int) -> AttackSpec:
     return AttackSpec(name="transfer", params={"steps": steps}, source=source)
 
@@ -54,6 +58,7 @@ PROFILES: dict[str, Profile] = {
             _apgd(steps=20, loss="dlr"),
             _apgd("parent", steps=20, loss="margin"),
             _apgd("control", steps=20, loss="margin"),
+            _diva(20),
             AttackSpec(name="square", params={"queries": 500}, sample=100),
         ),
         gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G14"),
@@ -70,6 +75,7 @@ PROFILES: dict[str, Profile] = {
             _apgd("control", steps=30, loss="margin"),
             _apgd("robust", steps=30, loss="margin"),
             _transfer("ensemble", 20),
+            _diva(40),
             AttackSpec(name="square", params={"queries": 1000}, sample=100),
         ),
         gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G12", "G13", "G14", "G15"),
@@ -88,6 +94,7 @@ PROFILES: dict[str, Profile] = {
             _transfer("control", 50),
             _transfer("robust", 50),
             _transfer("ensemble", 50),
+            _diva(100),
             AttackSpec(name="square", params={"queries": 5000}),
             AttackSpec(name="hopskipjump", params={"queries": 2000}, sample=20),
         ),
@@ -97,26 +104,30 @@ PROFILES: dict[str, Profile] = {
     ),
 }
 """Cheapest first. Two losses, because each fails where the other does not; models nearby, because
-what fools them may fool this one; and attacks without gradients, because those can be masked."""
+what fools them may fool this one; what a quantized file alone gets wrong; and attacks without
+gradients, because those can be masked. An attack from a parent is left out where there is none."""
 
 
-def kind(spec: AttackSpec, precision: str) -> Kind:
+def kind(spec: AttackSpec, precision: Precision) -> Kind:
     """How an attack gets at a file of this precision."""
+    if facts(ATTACKS[spec.name]).differential:
+        return "differential"
     if spec.source != "file":
         return "transfer"
     if facts(ATTACKS[spec.name]).access != "gradients":
         return "gradient-free"
     if any(wrapper.name == "expectation" for wrapper in spec.through):
         return "expectation"
-    return "straight-through" if precision == "int8" else "white-box"
+    return "straight-through" if precision in QUANTIZED else "white-box"
 
 
 def in_order(specs: Sequence[AttackSpec]) -> list[AttackSpec]:
-    """Gradients of the file first, then other models', then none; the given order within each.
+    """Gradients of the file alone first, then other models', then none; the order within each is
+    the given one.
 
     So an image that falls to a later kind is one that the earlier kinds could not break.
     """
-    ranks = {"transfer": 1, "gradient-free": 2}
+    ranks = {"transfer": 1, "differential": 1, "gradient-free": 2}
     return sorted(specs, key=lambda spec: ranks.get(kind(spec, "float32"), 0))
 
 

@@ -2,8 +2,10 @@
 
 from defenses.adversarial_training import adversarial_training
 from defenses.declaration import Defense
+from defenses.half_precision import half_precision
 from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
+from defenses.quantization_aware import quantization_aware
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
@@ -11,4 +13,6 @@ DEFENSES: dict[str, Defense] = {
     "trades": trades,
     "n_fgsm": n_fgsm,
     "quantization": quantization,
+    "quantization_aware": quantization_aware,
+    "half_precision": half_precision,
 }

@@ -16,6 +16,8 @@ from defenses.schedule import one_cycle, ramp
 from defenses.scores import Score
 from defenses.trainee import Trainee
 from hardening.data import Labelled, TrainingData
+from hardening.deployment.trainable import Trainable
+from hardening.deployment.twin import Twin
 from hardening.errors import BrokenPromise, DataError, ModelError, NumericsError
 from hardening.log import Log, Progress
 from hardening.randomness import draw_seed, seeded
@@ -69,6 +71,7 @@ def fit(
 ) -> nn.Module:
     """Minimise `loss` on a copy of `model` and return its averaged weights of the best epoch.
 
+    A twin gives the twin of the same graph with other weights.
     Resumes from the last checkpoint of `log` and ends with the same bits as if it had not stopped.
     An epoch competes for the best `score` on validation images once eps has reached its full size.
 
@@ -76,6 +79,10 @@ def fit(
         NumericsError: The loss or a weight is not finite.
         BrokenPromise: The model did not change, or predicts one class whatever it sees.
     """
+    if isinstance(model, Twin):
+        trained = fit(Trainable(model.data), data, loss, score, rng, log, loop=loop, threat=threat)
+        assert isinstance(trained, Trainable)
+        return Twin(trained.cpu().file())
     if next(model.parameters(), None) is None:
         raise ModelError("training: got a model without trainable weights, expected some")
     device = next(model.parameters()).device

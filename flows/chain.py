@@ -116,7 +116,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         file.alarms,
         tuple(made["survey"] for made in file.surveys),
         tuple(made["certificate"] for made in file.certificates),
-        file.latency["latency"],
+        file.cost["measured"],
         subject.parity,
         subject.costs,
         name=subject.name,

@@ -33,7 +33,7 @@ class Measured(NamedTuple):
     alarms: Outputs
     surveys: list[Outputs]
     certificates: list[Outputs]
-    latency: Outputs
+    cost: Outputs
 
 
 class Campaign(NamedTuple):
@@ -124,9 +124,11 @@ def _others(
 ) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
     """Everything after the attacks, all handed out before any of it is waited for."""
     effort, threat, seed = profile(config), config.attack_threat, config.seed
+    evaluated = {subject.onnx: subject.name for subject in subjects}
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        same = None if subject.trained else subject.parent
         # All figures are of the same images: those that an early decision left out are in none.
         attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
         curves = [
@@ -157,12 +159,14 @@ def _others(
             diagnose_file,
             f"{name}: alarms",
             onnx,
-            subject.parent,
+            same,
             images,
-            tuple(parts[-1]["standing"] for parts in done if parts),
+            _last(done),
+            _last(attacks[evaluated[same]]) if same in evaluated else (),
             threat=threat,
             gates=list(effort.gates),
             sample=min(effort.sample, attacked),
+            attacked=attacked,
             steps=longest(effort.attacks),
             limits=config.evaluation.limits,
             seed=seed,
@@ -203,3 +207,8 @@ def _others(
         )
         for name, (curves, nearest, alarms, surveys, certificates) in started.items()
     }
+
+
+def _last(done: list[list[Outputs]]) -> tuple[Artifact, ...]:
+    """Per shard, what stands after all attacks."""
+    return tuple(parts[-1]["standing"] for parts in done if parts)

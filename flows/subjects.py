@@ -7,7 +7,7 @@ from defenses import DEFENSES
 from defenses.declaration import declaration
 from flows.config import Config
 from hardening.evidence import Kind
-from hardening.spec import Spec
+from hardening.spec import Spec, resolve
 from tasks.models import defend, export_file, fetch_onnx, fetch_weights, train_control
 from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
@@ -36,6 +36,14 @@ class Subject(NamedTuple):
     parity: Artifact | None
     parent: Artifact | None
     costs: tuple[Artifact, ...]
+
+    @property
+    def trained(self) -> bool:
+        """Whether its own graph was trained: its parent then has other weights, less hard ones."""
+        if not self.defenses:
+            return False
+        function = DEFENSES[self.defenses[-1].name]
+        return declaration(function).passes(resolve(function, self.defenses[-1].params)) > 0
 
 
 def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -> list[Subject]:
@@ -140,7 +148,7 @@ def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
 
 
 def _quantized(chain: tuple[Spec, ...]) -> bool:
-    return bool(chain) and "transfer" in declaration(DEFENSES[chain[-1].name]).due
+    return bool(chain) and "differential" in declaration(DEFENSES[chain[-1].name]).due
 
 
 def _id(chain: tuple[Spec, ...]) -> str:

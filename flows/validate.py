@@ -20,10 +20,10 @@ NEED_PATH = ("npz", "folder")
 SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 """Whose gradients may lead an attack, beside candidates by name."""
 
-ON_FILES = ("quantization",)
+ON_FILES = ("quantization", "quantization_aware", "half_precision")
 """Defenses that take an ONNX file and need no weights to train."""
 
-LAST = ("quantization",)
+LAST = ("quantization", "quantization_aware", "half_precision")
 """Defenses whose result cannot be trained further."""
 
 
@@ -82,6 +82,11 @@ def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:
     if attack.source not in sources:
         nearest = suggest(attack.source, sources)
         raise ConfigError(f"{where}.source: unknown name {attack.source!r}, {nearest}")
+    if facts(function).differential and attack.source != "parent":
+        raise ConfigError(
+            f"{where}.source: got {attack.source} for {attack.name}, which compares a quantized "
+            "file with the one it was made from, expected parent"
+        )
     for index, wrapper in enumerate(attack.through):
         place = f"{where}.through.{index}"
         resolve(look_up(WRAPPERS, wrapper.name, place), wrapper.params, place)
@@ -94,5 +99,5 @@ def _validate_chain(name: str, chain: list[Spec]) -> None:
         if defense.name in LAST and index + 1 < len(chain):
             raise ConfigError(
                 f"{where}: got {defense.name} before {chain[index + 1].name}, expected it last: "
-                "what follows could not train the quantized file"
+                "what follows could not train the file"
             )

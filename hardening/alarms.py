@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hardening.diagnosis.catalogue import alarm, counted
 from hardening.diagnosis.limits import Limits
-from hardening.evidence import Accuracy, Alarm, AttackRow, Kind, Point
+from hardening.evidence import Alarm, AttackRow, Kind, Point
 
 BORROWED: frozenset[Kind] = frozenset({"transfer", "gradient-free"})
 """Kinds that do not follow the model's own gradients; all others are white-box."""
@@ -25,7 +25,6 @@ def alarms(
     *,
     radii: Sequence[Point] = (),
     rounded: Rounded | None = None,
-    parent: Accuracy | None = None,
     limits: Limits,
 ) -> list[Alarm]:
     """The alarms of one file that its rows and counts can tell, the quiet ones too.
@@ -35,7 +34,6 @@ def alarms(
         images: How many were evaluated.
         radii: Robust accuracy at each radius on its own, before successes are carried upward.
         rounded: What storing the adversarial images with 8 bits did.
-        parent: Robust accuracy of an int8 file's float parent on the same images.
         limits: When each fires.
     """
     return [
@@ -45,7 +43,7 @@ def alarms(
         _rounding(rounded, limits),
         alarm("violations", 0, images, limits, "every success was checked"),
         _unconfirmed(rows, images, limits),
-        _above_parent(parent, rows, images, limits),
+        alarm("int8", None, 0, limits, "not a quantized file"),
     ]
 
 
@@ -94,11 +92,11 @@ def _unconfirmed(rows: Sequence[AttackRow], images: int, limits: Limits) -> Alar
     return counted("unconfirmed", found, images, limits)
 
 
-def _above_parent(
-    parent: Accuracy | None, rows: Sequence[AttackRow], images: int, limits: Limits
-) -> Alarm:
-    if parent is None or not rows:
-        return alarm("int8", None, 0, limits, "not a quantized file")
-    own = min(row.accuracy.correct for row in rows)
-    detail = f"int8 {own}, float {parent.correct} of {images}"
-    return counted("int8", own - parent.correct, images, limits, detail)
+def above_parent(own: int, parent: int, images: int, how: str, limits: Limits) -> Alarm:
+    """Of the same `images`, `own` stand of a quantized file and `parent` of its float parent.
+
+    Args:
+        how: How the parent was attacked.
+    """
+    detail = f"{own} stand, of its float32 parent, {how}, {parent} of {images}"
+    return counted("int8", own - parent, images, limits, detail)

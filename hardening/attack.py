@@ -46,22 +46,30 @@ class Facts(NamedTuple):
     """What an attack says about itself.
 
     `minimal` ones look for the nearest adversarial image and return it when it lies in the threat
-    model; `whole` ones learn from many images at once and are given all of them in one call.
+    model; `whole` ones learn from many images at once and are given all of them in one call;
+    `differential` ones are given a file's parent beside it (`Beside`), and all images too, for
+    what they tell is told of all.
     """
 
     access: Access
     norms: tuple[Norm, ...]
     minimal: bool = False
     whole: bool = False
+    differential: bool = False
 
 
 def describes(
-    access: Access, *, norms: tuple[Norm, ...], minimal: bool = False, whole: bool = False
+    access: Access,
+    *,
+    norms: tuple[Norm, ...],
+    minimal: bool = False,
+    whole: bool = False,
+    differential: bool = False,
 ) -> Callable[[F], F]:
     """Attach facts to an attack function."""
 
     def attach(function: F) -> F:
-        function.facts = Facts(access, norms, minimal, whole)  # type: ignore[attr-defined]
+        function.facts = Facts(access, norms, minimal, whole, differential)  # type: ignore[attr-defined]
         return function
 
     return attach

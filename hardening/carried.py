@@ -55,6 +55,23 @@ class Carried:
         return stands(self.target, points, answers, y)
 
 
+class Beside:
+    """A file under attack, and beside it the file it was made from, its `parent`."""
+
+    def __init__(self, target: Model, parent: Model) -> None:
+        """Attack `target`, with `parent` to look at."""
+        self.target, self.parent = target, parent
+        self.draws = draws(target)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the target."""
+        return self.target(x)
+
+    def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        """As the target judges, (B,) of bool."""
+        return stands(self.target, points, logits, y)
+
+
 class Ensemble:
     """Several models as one surrogate: logits are the mean of the members' log-probabilities.
 

@@ -68,6 +68,8 @@ class Counted:
         self.model, self._seen = model, seen
         self.forwards = self.backwards = 0
         self.draws = int(getattr(model, "draws", 1))
+        # What stands beside the model is looked at, not attacked: its passes are not counted.
+        self.parent: Model | None = getattr(model, "parent", None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K)."""

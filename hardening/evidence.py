@@ -14,9 +14,23 @@ from hardening.threat import Norm, ThreatModel
 SCHEMA_VERSION: Literal[2] = 2
 
 Kind = Literal[
-    "white-box", "straight-through", "expectation", "bpda", "joint", "transfer", "gradient-free"
+    "white-box",
+    "straight-through",
+    "expectation",
+    "bpda",
+    "joint",
+    "transfer",
+    "differential",
+    "gradient-free",
 ]
 """How an attack gets at a model; a defense names the kinds that are due against it."""
+
+
+Precision = Literal["float32", "float16", "int8", "int4"]
+"""Of a file: int8 ones compute with integers, float16 and int4 ones only store weights so."""
+
+QUANTIZED: frozenset[Precision] = frozenset({"int8", "int4"})
+"""What was rounded enough to answer differently from the float32 file it was made from."""
 
 
 class Accuracy(Record):
@@ -38,6 +52,19 @@ class Fooling(Record):
     images: int
     universal: float
     noise: float
+
+
+class Disagreement(Record):
+    """How far a quantized file parts from its float32 `parent` (a digest), both run as sessions.
+
+    Of `images`, `flips` get another label as they are, and `evasive` ones were moved, within the
+    threat model, to where the file is wrong and its parent right.
+    """
+
+    parent: str
+    images: int
+    flips: int
+    evasive: int
 
 
 class AttackRow(Record):
@@ -72,6 +99,7 @@ class AttackRow(Record):
     unconfirmed: int
     lost_in_8_bits: int
     fooling: Fooling | None = None
+    disagreement: Disagreement | None = None
     forwards: float
     backwards: float
     budget_forwards: int
@@ -93,11 +121,23 @@ class Point(Record):
 
 
 class Latency(Record):
-    """Milliseconds per call of the session at one batch size."""
+    """Milliseconds per call of the session at one batch size, on one thread."""
 
     batch: int
     p50_ms: float
     p95_ms: float
+    images_per_second: float | None = None
+
+
+class Memory(Record):
+    """What a process that runs the file on one thread needs for it at most, in bytes.
+
+    The rise of its resident memory from before it loads the file to the peak, with `batch` images
+    in a call.
+    """
+
+    batch: int
+    peak_bytes: int
 
 
 class Parity(Record):
@@ -152,7 +192,7 @@ class File(Record):
     sha256: str
     graph_sha256: str = ""
     bytes: int
-    precision: Literal["float32", "int8"]
+    precision: Precision
     opset: int
     operators: dict[str, int]
     providers: list[str]
@@ -264,6 +304,7 @@ class Evidence(Record):
     alarms: list[Alarm]
     checklist: list[ChecklistItem] = Field(default_factory=list)
     latency: list[Latency]
+    memory: Memory | None = None
     training_seconds: float
     examples: list[Example]
 

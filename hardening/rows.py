@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
-from hardening.evidence import AttackRow, Fooling, Kind
+from hardening.evidence import AttackRow, Disagreement, Fooling, Kind
 from hardening.spec import Record
 from hardening.statistics import accuracy
 
@@ -26,6 +26,7 @@ class Part(Record):
     unconfirmed: int
     lost_in_8_bits: int
     fooling: Fooling | None
+    disagreement: Disagreement | None = None
     forwards: int
     backwards: int
     budget_forwards: int
@@ -57,6 +58,7 @@ def merge(parts: Sequence[Part], standing: set[int], images: int) -> AttackRow:
         unconfirmed=sum(part.unconfirmed for part in parts),
         lost_in_8_bits=sum(part.lost_in_8_bits for part in parts),
         fooling=_mean_fooling([part for part in parts if part.fooling is not None]),
+        disagreement=_sum_of([part.disagreement for part in parts if part.disagreement]),
         forwards=sum(part.forwards for part in parts) / max(attacked, 1),
         backwards=sum(part.backwards for part in parts) / max(attacked, 1),
         budget_forwards=first.budget_forwards,
@@ -71,6 +73,17 @@ def merge_all(shards: Iterable[Sequence[Part]], correct: Sequence[bool]) -> list
     """One row per attack, in the order they ran; each shard lists its attacks in that order."""
     standing = {image for image, right in enumerate(correct) if right}
     return [merge(parts, standing, len(correct)) for parts in zip(*shards, strict=True)]
+
+
+def _sum_of(parts: Sequence[Disagreement]) -> Disagreement | None:
+    if not parts:
+        return None
+    return Disagreement(
+        parent=parts[0].parent,
+        images=sum(part.images for part in parts),
+        flips=sum(part.flips for part in parts),
+        evasive=sum(part.evasive for part in parts),
+    )
 
 
 def _mean_fooling(parts: Sequence[Part]) -> Fooling | None:

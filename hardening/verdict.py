@@ -16,6 +16,7 @@ MINIMUM: dict[Kind, tuple[int, int]] = {
     "bpda": (20, 20),
     "joint": (20, 20),
     "transfer": (10, 10),
+    "differential": (20, 20),
     "gradient-free": (100, 0),
 }
 """Forward and backward passes that an attack must be ready to spend on one image, from one start

@@ -17,7 +17,7 @@ from hardening.data import Labelled
 from hardening.deployed import Deployed
 from hardening.deployment.session import Session
 from hardening.evaluation import Outcome, all_logits, all_stand, generator, joined, run_attack
-from hardening.evidence import Fooling
+from hardening.evidence import Disagreement, Fooling
 from hardening.rows import Part
 from hardening.spec import bind, resolve
 from hardening.threat import Model, ThreatModel
@@ -51,8 +51,10 @@ def attack_file(
     """
     data = placed(read_images(run, images).test)
     bound = bind(ATTACKS, attack, "evaluation.attacks")
-    session, target = open_target(run, onnx, facts(bound).access)
-    model = wrapped(led_by(run, target, sources), attack.through, "evaluation.attacks")
+    said = facts(bound)
+    session, target = open_target(run, onnx, said.access)
+    led = led_by(run, target, sources, differential=said.differential)
+    model = wrapped(led, attack.through, "evaluation.attacks")
     whole = torch.arange(*shard)[: max(len(data) - shard[0], 0)]
     before = [place for place in json.loads(run.read(standing)) if shard[0] <= place < shard[1]]
     budget = cost(attack, threat)
@@ -66,7 +68,8 @@ def attack_file(
             name, bound, model, session, data, places, threat, seed, run, passes, leader
         )
 
-    first, rest = _sample(whole if facts(bound).whole else torch.tensor(before), attack, seed, name)
+    everything = said.whole or said.differential
+    first, rest = _sample(whole if everything else torch.tensor(before), attack, seed, name)
     outcome = attempt(first)
     if len(rest) and outcome.fooled.any():
         outcome, rest = joined(outcome, attempt(rest)), rest[:0]
@@ -87,6 +90,9 @@ def attack_file(
         unconfirmed=outcome.unconfirmed,
         lost_in_8_bits=_lost(session, data, outcome, fell),
         fooling=_fooling(attack, session, data, outcome, threat, seed),
+        disagreement=_disagreement(run, sources[0], session, data, outcome)
+        if said.differential
+        else None,
         forwards=outcome.forwards,
         backwards=outcome.backwards,
         budget_forwards=budget.forwards,
@@ -137,6 +143,23 @@ def _lost(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> i
     labels = data.labels[outcome.attacked[fell].to(data.labels.device)]
     rounded = (outcome.x_adv[fell] * 255).round() / 255
     return int((all_logits(session, Labelled(rounded, labels)).argmax(1) == labels.cpu()).sum())
+
+
+def _disagreement(
+    run: Run, parent: Artifact, session: Session, data: Labelled, outcome: Outcome
+) -> Disagreement:
+    """How often the file errs where the file it was made from does not, and other labels."""
+    parent_session = Session(run.read(parent))
+    clean = data.take(outcome.attacked.to(data.labels.device))
+    moved = Labelled(outcome.x_adv.to(data.images.device), clean.labels)
+    labels = [all_logits(file, clean).argmax(1) for file in (session, parent_session)]
+    right = all_logits(parent_session, moved).argmax(1) == clean.labels.cpu()
+    return Disagreement(
+        parent=parent.sha256,
+        images=len(outcome.attacked),
+        flips=int((labels[0] != labels[1]).sum()),
+        evasive=int((outcome.fooled & right).sum()),
+    )
 
 
 def _fooling(

@@ -18,6 +18,7 @@ from hardening.evidence import (
     File,
     Kind,
     Latency,
+    Memory,
     Parity,
     Point,
     Survey,
@@ -45,7 +46,7 @@ def collect_evidence(
     diagnosed: dict[str, Artifact],
     surveys: tuple[Artifact, ...],
     certificates: tuple[Artifact, ...],
-    latency: Artifact,
+    measured: Artifact,
     parity: Artifact | None,
     costs: tuple[Artifact, ...],
     /,
@@ -64,7 +65,7 @@ def collect_evidence(
     Args:
         shards: Per shard of images and per attack, in the order they ran, what the attack made.
     """
-    clean = _json(run, seen)
+    clean, cost = _json(run, seen), _json(run, measured)
     falls_at = [value for curve in curves for value in _json(run, curve)]
     attacked = len(falls_at)
     correct = clean["correct"][:attacked]
@@ -98,7 +99,8 @@ def collect_evidence(
         surveys=[Survey(**_json(run, survey)) for survey in surveys],
         certificates=[Certificate(**_json(run, made)) for made in certificates],
         alarms=_alarms(run, diagnosed, rows, attacked, limits),
-        latency=[Latency(**entry) for entry in _json(run, latency)],
+        latency=[Latency(**entry) for entry in cost["latency"]],
+        memory=Memory(**cost["memory"]) if cost["memory"] else None,
         training_seconds=round(sum(_json(run, cost)["seconds"] for cost in costs), 3),
         examples=_examples(run, images, clean, shards),
     )

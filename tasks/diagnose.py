@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from attacks import ATTACKS
+from hardening.alarms import above_parent
 from hardening.attack import Attack
 from hardening.data import Labelled
 from hardening.deployed import Deployed
-from hardening.diagnosis.catalogue import counted, not_run
+from hardening.diagnosis.catalogue import alarm, not_run
 from hardening.diagnosis.diagnose import DIAGNOSED, diagnose
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.sample import Probes
 from hardening.evaluation import all_logits, run_attack
-from hardening.evidence import Alarm, Point
+from hardening.evidence import QUANTIZED, Point
 from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
@@ -34,11 +35,13 @@ def diagnose_file(
     parent: Artifact | None,
     images: Artifact,
     standing: tuple[Artifact, ...],
+    parent_standing: tuple[Artifact, ...],
     /,
     *,
     threat: ThreatModel,
     gates: list[str],
     sample: int,
+    attacked: int,
     steps: int,
     limits: Limits,
     seed: int,
@@ -49,13 +52,15 @@ def diagnose_file(
     All are left out for a file without gradients: it is not evaluated anyway.
 
     Args:
-        parent: The float file that an int8 file was made from.
+        parent: The float file of the weights that a quantized file has, where it is known.
         standing: Per shard, the places that stand after all attacks.
+        parent_standing: The same of the parent, where the run evaluates it too.
+        attacked: Images that the evaluation attacked, at least `sample`.
         steps: Iterations of the evaluation's longest attack: G12 doubles them.
     """
     data = placed(read_images(run, images).test)
     part = data.first(sample)
-    stands = {place for shard in standing for place in json.loads(run.read(shard))}
+    stands = _places(run, standing)
     survivors = torch.tensor([place in stands for place in range(len(part))])
     session, target = open_exact(run, onnx)
     if not target.differentiable:
@@ -72,12 +77,21 @@ def diagnose_file(
         limits,
         gates,
         run,
-        exact_gradients=session.facts().precision == "float32",
+        exact_gradients=session.facts().precision != "int8",
     )
-    if parent is not None:
-        _, float_target = open_exact(run, parent)
-        standing_parent = _standing(run, float_target, part, probes, threat, seed)
-        found.append(_above(survivors, standing_parent, limits))
+    if session.facts().precision in QUANTIZED:
+        if parent is None:
+            found.append(
+                alarm("int8", None, 0, limits, "no float32 file of its weights is in this run")
+            )
+        elif parent_standing:
+            kept = _places(run, parent_standing)
+            found.append(above_parent(len(stands), len(kept), attacked, "evaluated alike", limits))
+        else:
+            _, float_target = open_exact(run, parent)
+            kept_parent = _standing(run, float_target, part, probes, threat, seed)
+            counts = int(survivors.sum()), int(kept_parent.sum())
+            found.append(above_parent(*counts, len(part), "attacked by three attacks", limits))
     found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in gates]
     radii = []
     for factor in RADII:
@@ -108,9 +122,9 @@ def _after(
 def _standing(
     run: Run, target: Deployed, part: Labelled, probes: Probes, threat: ThreatModel, seed: int
 ) -> Tensor:
-    """Which images a float parent keeps under two attacks, (n,) bool."""
+    """Which images a float parent keeps under three attacks, (n,) bool."""
     standing = _right(target, part)
-    for attack in (probes.apgd_ce, probes.apgd_restarts):
+    for attack in (probes.apgd_ce, probes.apgd_margin, probes.apgd_restarts):
         places = standing.nonzero()[:, 0]
         outcome = run_attack(
             "float parent", attack, target, target, part, places, threat, seed, run
@@ -123,10 +137,8 @@ def _right(target: Deployed, part: Labelled) -> Tensor:
     return all_logits(target, part).argmax(1) == part.labels.cpu()
 
 
-def _above(own: Tensor, parent: Tensor, limits: Limits) -> Alarm:
-    found = int(own.sum()) - int(parent.sum())
-    detail = f"int8 {int(own.sum())}, float {int(parent.sum())} of {len(own)}"
-    return counted("int8", found, len(own), limits, detail)
+def _places(run: Run, standing: tuple[Artifact, ...]) -> set[int]:
+    return {place for shard in standing for place in json.loads(run.read(shard))}
 
 
 def _probes(steps: int) -> Probes:

@@ -3,7 +3,7 @@
 import json
 
 from hardening.deployment.layers import prove_twin
-from hardening.deployment.measure import latency
+from hardening.deployment.measure import latency, memory
 from hardening.deployment.session import Session
 from hardening.errors import ModelError, NoTwin
 from hardening.evaluation import all_logits, check_logits
@@ -50,11 +50,15 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
 
 @measured
 def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
-    """Time the file as one thread of this machine runs it."""
-    data = read_images(run, images)
-    channels, height, width = data.test.images.shape[1:]
-    measured = latency(Session(run.read(onnx)), (channels, height, width))
-    return {"latency": json.dumps([entry.model_dump() for entry in measured]).encode()}
+    """Time the file as one thread of this machine runs it, and see what memory that takes."""
+    channels, height, width = read_images(run, images).test.images.shape[1:]
+    file, shape = run.read(onnx), (channels, height, width)
+    needed = memory(file, shape)
+    measured = {
+        "latency": [entry.model_dump() for entry in latency(Session(file), shape)],
+        "memory": needed and needed.model_dump(),
+    }
+    return {"measured": json.dumps(measured).encode()}
 
 
 @step

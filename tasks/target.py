@@ -2,7 +2,7 @@
 
 from attacks.adaptive import WRAPPERS
 from hardening.attack import Access
-from hardening.carried import Carried, Ensemble
+from hardening.carried import Beside, Carried, Ensemble
 from hardening.data import Labelled
 from hardening.deployed import Deployed, bfloat16_is_faster
 from hardening.deployment.session import Session
@@ -40,11 +40,19 @@ def find_twin(data: bytes) -> Twin | NoTwin:
         return reason
 
 
-def led_by(run: Run, target: Deployed, sources: tuple[Artifact, ...]) -> Model:
-    """`target` with the gradients of other files; of several, of their mean log-probability."""
+def led_by(
+    run: Run, target: Deployed, sources: tuple[Artifact, ...], *, differential: bool = False
+) -> Model:
+    """`target` with the gradients of other files; of several, of their mean log-probability.
+
+    Args:
+        differential: Keep its own gradients, and put the first file beside it.
+    """
     if not sources:
         return target
     twins = [Twin(run.read(source)).to(device()) for source in sources]
+    if differential:
+        return Beside(target, twins[0])
     return Carried(target, twins[0] if len(twins) == 1 else Ensemble(twins))
 
 
@@ -64,4 +72,4 @@ def placed(images: Labelled) -> Labelled:
 def _fast(session: Session) -> bool:
     """An int8 twin rounds as the file does: bfloat16 would change every rounding."""
     cpu = device().type == "cpu"
-    return cpu and session.facts().precision == "float32" and bfloat16_is_faster()
+    return cpu and session.facts().precision != "int8" and bfloat16_is_faster()

@@ -1,30 +1,38 @@
-"""How long the shipped bytes take.
+"""How long the shipped bytes take, and how much memory.
 
 Shapes: C channels, H x W pixels.
 """
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 
+from hardening.deployment import footprint
 from hardening.deployment.session import Session
-from hardening.evidence import Latency
+from hardening.errors import ModelError
+from hardening.evidence import Latency, Memory
 
 LEAST, MOST = 10, 2000
 """Calls timed at a batch size, whatever the time budget."""
+
+PATIENCE = 120.0
+"""Seconds that a few calls in a process of their own may take."""
 
 
 def latency(
     session: Session,
     shape: tuple[int, int, int],
-    batches: Sequence[int] = (1, 32),
+    batches: Sequence[int] = (1, 8, 32),
     *,
     seconds: float = 1.0,
     warmups: int = 3,
 ) -> list[Latency]:
-    """Median and 95th percentile of the time of one call, in ms, one thread, at each batch size.
+    """Time of one call in ms (median, 95th percentile) and images per second, at each batch size.
 
     The bytes of `session` are run anew with a single thread, so that the number does not depend on
     how many processors the machine has.
@@ -50,4 +58,32 @@ def _measure(
         session(x)
         times.append(perf_counter() - start)
     p50, p95 = (1000 * float(np.percentile(times, share)) for share in (50, 95))
-    return Latency(batch=batch, p50_ms=p50, p95_ms=p95)
+    throughput = batch * len(times) / sum(times)
+    return Latency(batch=batch, p50_ms=p50, p95_ms=p95, images_per_second=throughput)
+
+
+def memory(data: bytes, shape: tuple[int, int, int], batch: int = 32) -> Memory | None:
+    """Memory that a process needs to load the file and run it on one thread; None but on Linux.
+
+    The rise of the peak of resident memory over what the process takes before it loads the file.
+    The bytes it is handed are no part of that, what ONNX Runtime makes of them is.
+
+    Args:
+        shape: (C, H, W) of one image.
+        batch: Images in a call.
+
+    Raises:
+        ModelError: The process failed, or was not done in time.
+    """
+    if sys.platform != "linux":
+        return None
+    script = Path(footprint.__file__)
+    command = [sys.executable, "-I", str(script), str(batch), *map(str, shape)]
+    try:
+        done = subprocess.run(  # noqa: S603 (our own script)
+            command, input=data, capture_output=True, timeout=PATIENCE, check=True
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = " ".join((error.stderr or b"").decode(errors="replace").split())[-200:]
+        raise ModelError(f"memory of the file could not be measured: {said or error}") from error
+    return Memory(batch=batch, peak_bytes=int(done.stdout))

@@ -73,9 +73,11 @@ def quantize_int8(
 ) -> bytes:
     """int8 ONNX bytes (QDQ) of a float ONNX file: unsigned activations, signed weights.
 
-    Logits stay float. ONNX Runtime's quantizer would put them on a grid of 256 values cut off at
-    the largest calibrated one: margins tie and saturate, which misleads attacks that follow scores
-    and hides how confident the file is.
+    Logits stay float: the last layer sums in integers and gives float32. ONNX Runtime's quantizer
+    would put them on a grid of 256 values cut off at the largest calibrated one: margins tie and
+    saturate, which misleads attacks that follow scores and hides how confident the file is. With
+    that gone nothing is won by keeping the last layer's weights in float as well, so there is no
+    option for it.
 
     Args:
         calibration: Images (N, C, H, W) in [0, 1] whose activations set the ranges.
@@ -90,13 +92,13 @@ def quantize_int8(
     if any("Quantize" in node.op_type or "QLinear" in node.op_type for node in model.graph.node):
         raise ModelError(f"{name}: is quantized already, expected a float graph")
     check_images(calibration, image_shape(model), name)
+    folded = fold(data)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder, quiet():
         # Paths, not a model in memory: given that, the quantizer empties the caller's tensors.
-        given, prepared, quantized = (Path(folder, f"{step}.onnx") for step in "012")
-        given.write_bytes(_recent(data))
-        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        given, quantized = (Path(folder, f"{step}.onnx") for step in "01")
+        given.write_bytes(folded)
         quantize_static(
-            prepared,
+            given,
             quantized,
             _Reader(calibration, model),
             quant_format=QuantFormat.QDQ,
@@ -111,6 +113,17 @@ def quantize_int8(
     quantized_data = with_contract(quantized_data, contract_of(model), name)
     read_model(quantized_data, f"{name}, quantized")
     return quantized_data
+
+
+def fold(data: bytes) -> bytes:
+    """The same float graph as quantization wants it: normalisation folded into weights, say."""
+    with tempfile.TemporaryDirectory(prefix="quantize-") as folder, quiet():
+        given, prepared = (Path(folder, f"{step}.onnx") for step in "01")
+        given.write_bytes(_recent(data))
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        return with_contract(
+            prepared.read_bytes(), contract_of(onnx.load_model_from_string(data)), name_of(data)
+        )
 
 
 def _recent(data: bytes) -> bytes:

@@ -23,6 +23,7 @@ from hardening.deployment.signature import (
     in_batches,
     name_of,
 )
+from hardening.deployment.storage import precision
 from hardening.deployment.untrusted import BATCH, DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import File
@@ -69,13 +70,12 @@ class Session:
     def facts(self) -> File:
         """Identity of the bytes, and how they are run."""
         operators = Counter(node.op_type for node in self._model.graph.node)
-        quantized = any("Quantize" in name or "QLinear" in name for name in operators)
         versions = [entry.version for entry in self._model.opset_import if entry.domain in DOMAINS]
         return File(
             sha256=hashlib.sha256(self.data).hexdigest(),
             graph_sha256=graph_sha256(self.data),
             bytes=len(self.data),
-            precision="int8" if quantized else "float32",
+            precision=precision(self._model),
             opset=max(versions),
             operators=dict(sorted(operators.items())),
             providers=self._session.get_providers(),

@@ -107,6 +107,14 @@ class Twin(nn.Module):
                 del values[name]
         return values[self.output]
 
+    def holds(self, constant: str) -> bool:
+        """Whether a constant of the graph, by its name, is a float that the twin computes with."""
+        return constant in self._floats
+
+    def buffer_of(self, constant: str) -> str:
+        """The buffer that holds it."""
+        return self._floats[constant]
+
     def _keep(self, name: str, value: Tensor) -> None:
         """Floats follow the module's device; integers describe shapes and stay on the CPU."""
         if value.is_floating_point():

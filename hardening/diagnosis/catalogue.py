@@ -158,7 +158,7 @@ GATES: dict[str, Gate] = {
     "int8": Gate(
         "int8",
         "int8 above float",
-        "robust accuracy of the int8 file minus that of its float parent: rounding hides "
+        "robust accuracy of a quantized file minus that of its float parent: rounding hides "
         "gradients, it does not harden",
         "transfer from the float parent and attack through straight-through gradients",
     ),

@@ -3,7 +3,7 @@
 import json
 from statistics import median
 
-from hardening.evidence import AttackRow, Evidence
+from hardening.evidence import AttackRow, Disagreement, Evidence
 from hardening.report import numbers, words
 from hardening.report.matrices import Cell, Line, Matrix
 from hardening.report.summary import robust
@@ -53,6 +53,22 @@ def fooling_matrix(models: list[Evidence]) -> Matrix:
     return Matrix([model.name for model in models], lines)
 
 
+def disagreement_matrix(models: list[Evidence]) -> Matrix:
+    """Where quantized files part from the files they were made from; no rows when none is."""
+    found = [next((r.disagreement for r in m.attacks if r.disagreement), None) for m in models]
+    if not any(found):
+        return Matrix([], [])
+    said = {
+        "File wrong, parent right": [d.evasive if d else None for d in found],
+        "Other label on the image as it is": [d.flips if d else None for d in found],
+    }
+    lines = [
+        Line(head, "", "", [_share(n, d) for n, d in zip(counts, found, strict=True)])
+        for head, counts in said.items()
+    ]
+    return Matrix([model.name for model in models], lines)
+
+
 def costs(model: Evidence, row: AttackRow) -> list[str]:
     """What an attack used and found, in the order of `COSTS`."""
     through = [{"through": row.through}] if row.through else []
@@ -82,6 +98,13 @@ def _cell(model: Evidence, row: AttackRow | None) -> Cell:
     if not row.sampled:
         return Cell(text, "", left)
     return Cell(text, "sample", "; ".join(filter(None, (bound(row), left))))
+
+
+def _share(count: int | None, found: Disagreement | None) -> Cell:
+    if count is None or found is None:
+        return Cell("", "not compared")
+    images = f"{numbers.count(count)} of {numbers.count(found.images)}"
+    return Cell(numbers.percent(count / found.images), "", images)
 
 
 def _fooling(row: AttackRow | None) -> Cell:

@@ -13,6 +13,7 @@ from hardening.evidence import RunEvidence
 from hardening.report import (
     carlini,
     cascade,
+    cost,
     curves,
     figures,
     matrices,
@@ -87,7 +88,9 @@ def render(
         surveys=surveys.overviews(run),
         checklist=carlini.sections(models),
         cascade_matrix=cascade.cascade_matrix(models),
+        disagreement_matrix=cascade.disagreement_matrix(models),
         fooling_matrix=cascade.fooling_matrix(models),
+        cost_matrix=cost.cost_matrix(models),
         gate_matrix=matrices.gate_matrix(run, verdict),
         alarm_matrix=matrices.alarm_matrix(models),
         due_matrix=matrices.due_matrix(models),

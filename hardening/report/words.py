@@ -16,7 +16,7 @@ THREATS = {
 }
 
 
-RANKS: dict[Kind, int] = {"transfer": 1, "gradient-free": 2}
+RANKS: dict[Kind, int] = {"transfer": 1, "differential": 1, "gradient-free": 2}
 """Kinds of attack that come after those by the model's own gradients."""
 
 FAILURES = 4

@@ -19,6 +19,7 @@ ROW = 3 * 6 * 6
 CHEAPER = {
     "apgd": {"steps": 20},
     "pgd": {"steps": 20},
+    "diva": {"steps": 20},
     "universal": {"passes": 3},
     "square": {"queries": 40},
     "ddn": {"steps": 30},

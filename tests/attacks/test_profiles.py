@@ -39,7 +39,9 @@ def test_every_profile_is_enough_for_what_is_due_against_any_model(profile, norm
         passes, least = cost(spec, ThreatModel(norm=norm, eps=0.1)), MINIMUM[kind(spec, "float32")]
         if passes.forwards >= least[0] and passes.backwards >= least[1]:
             enough.append(spec)
-    assert {"white-box", "transfer", "gradient-free"} <= {kind(s, "float32") for s in enough}
+    assert {"white-box", "transfer", "differential", "gradient-free"} <= {
+        kind(s, "float32") for s in enough
+    }
     assert len({s.params.get("loss") for s in enough if s.name == "apgd"}) >= 2
 
 
@@ -65,6 +67,8 @@ def test_kinds_follow_from_what_an_attack_asks_and_of_whom():
     assert kind(AttackSpec(name="apgd"), "int8") == "straight-through"
     assert kind(AttackSpec(name="square"), "int8") == "gradient-free"
     assert kind(AttackSpec(name="apgd", source="control"), "float32") == "transfer"
+    assert kind(AttackSpec(name="diva", source="parent"), "int8") == "differential"
+    assert kind(AttackSpec(name="apgd", source="parent"), "int8") == "transfer"
     drawn = AttackSpec(name="apgd", through=[{"name": "expectation"}])
     assert kind(drawn, "float32") == "expectation"
 

@@ -26,6 +26,7 @@ TINY = {
             {"name": "apgd", "params": {"steps": 20, "loss": "ce"}},
             {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
             {"name": "transfer", "params": {"steps": 10}, "source": "parent"},
+            {"name": "diva", "params": {"steps": 20}, "source": "parent"},
             {"name": "square", "params": {"queries": 100}},
         ],
     },

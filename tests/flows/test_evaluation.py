@@ -155,3 +155,10 @@ def _finished(steps, name):
     if not steps.exists():
         return 0
     return sum(f'"{name}"' in path.read_text() for path in steps.glob("*.json"))
+
+
+def test_a_file_that_was_trained_itself_is_no_rounded_parent():
+    """It may be harder than what it was made from, and that is no alarm."""
+    assert subject("aware", defenses=("n_fgsm", "quantization_aware"), parent="tune").trained
+    assert not subject("int8", defenses=("n_fgsm", "quantization"), parent="tune").trained
+    assert not subject("ctrl", role="control", defenses=()).trained

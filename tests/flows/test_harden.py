@@ -86,8 +86,30 @@ def test_every_file_says_where_it_comes_from_and_what_was_measured(place, first)
 
 def test_every_due_attack_ran_and_int8_was_attacked_from_its_float_parent_too(place, first):
     rows = place.evidence()["models"]["tuned-int8"]["attacks"]
-    assert {row["kind"] for row in rows} == {"straight-through", "transfer", "gradient-free"}
-    assert [row["name"] for row in rows if row["source"] == "parent"] == ["transfer from parent"]
+    due = {"straight-through", "transfer", "differential", "gradient-free"}
+    assert {row["kind"] for row in rows} == due
+    borrowed = [row["name"] for row in rows if row["source"] == "parent"]
+    assert borrowed == ["transfer from parent", "diva from parent"]
+
+
+def test_what_int8_alone_gets_wrong_is_counted_on_all_images_and_told(place, first):
+    models = place.evidence()["models"]
+    (found,) = [
+        row["disagreement"] for row in models["tuned-int8"]["attacks"] if row["disagreement"]
+    ]
+    assert found["parent"] == models["tuned"]["file"]["sha256"]
+    assert found["images"] == 60
+    assert 0 <= found["flips"] <= found["evasive"] + models["tuned"]["clean"]["images"]
+    assert not any(row["disagreement"] for row in models["tuned"]["attacks"])
+    report = (place.root / "runs/tiny/latest/report.html").read_text()
+    assert "Where a quantized file parts from its float32 parent" in report
+
+
+def test_int8_is_held_against_its_parent_on_all_images_of_the_run(place, first):
+    models = place.evidence()["models"]
+    (alarm,) = [a for a in models["tuned-int8"]["alarms"] if a["gate"] == "int8"]
+    assert "evaluated alike" in alarm["detail"]
+    assert alarm["images"] == 60
 
 
 def test_the_worst_case_is_per_image(place, first):
@@ -312,7 +334,7 @@ def _evidence_of(place, champion):
 def _timeless(evidence):
     """Evidence without what a clock measured."""
     for model in evidence["models"].values():
-        del model["latency"], model["training_seconds"]
+        del model["latency"], model["memory"], model["training_seconds"]
         for row in model["attacks"]:
             del row["seconds"]
     return evidence

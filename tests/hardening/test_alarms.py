@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardening.alarms import Rounded, alarms
+from hardening.alarms import Rounded, above_parent, alarms
 from hardening.diagnosis import Limits
 from hardening.evidence import AttackRow, Point
 from hardening.statistics import accuracy
@@ -153,15 +153,11 @@ def test_what_does_not_transfer_is_no_contradiction():
 
 
 @pytest.mark.parametrize(("parent", "fires"), [(46, False), (45, True), (60, False)])
-def test_an_int8_file_that_looks_harder_than_its_parent(parent, fires):
+def test_a_quantized_file_that_looks_harder_than_its_parent(parent, fires):
     """Two points of 200 images are four: 50 stand."""
-    own = accuracy([index < parent for index in range(N)])
-    assert told(QUIET, parent=own)["int8"].fired == fires
-
-
-def test_an_int8_file_is_as_robust_as_its_hardest_attack_leaves_it():
-    rows = [row("straight-through", [], standing=97), row("transfer", [], standing=50)]
-    assert told(rows, parent=accuracy([index < 50 for index in range(N)]))["int8"].value == 0
+    said = above_parent(50, parent, N, "evaluated alike", Limits())
+    assert said.fired == fires
+    assert said.detail == f"50 stand, of its float32 parent, evaluated alike, {parent} of {N}"
 
 
 def test_limits_are_the_users():

@@ -3,7 +3,6 @@ import hashlib
 import pytest
 import torch
 
-from hardening.deployment.measure import latency
 from hardening.deployment.session import Session
 from hardening.errors import ModelError
 
@@ -65,11 +64,3 @@ def test_what_the_runtime_has_no_kernel_for_is_refused_in_one_line(tools):
     with pytest.raises(ModelError, match=r"^ONNX file \w{12}: ONNX Runtime does not run it") as got:
         Session(data)
     assert "\n" not in str(got.value)
-
-
-def test_latency_is_measured_at_one_thread_for_each_batch(ints, tools):
-    rows = latency(Session(ints["plain"]), tools.shape, seconds=0.05)
-
-    assert [row.batch for row in rows] == [1, 32]
-    assert all(0 < row.p50_ms <= row.p95_ms for row in rows)
-    assert rows[1].p50_ms > rows[0].p50_ms
