@@ -20,9 +20,6 @@ NEED_PATH = ("npz", "folder")
 SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 """Whose gradients may lead an attack, beside candidates by name."""
 
-ON_FILES = ("quantization", "quantization_aware", "half_precision")
-"""Defenses that take an ONNX file and need no weights to train."""
-
 LAST = ("quantization", "quantization_aware", "half_precision")
 """Defenses whose result cannot be trained further."""
 
@@ -62,11 +59,6 @@ def validate(config: Config) -> None:
         resolve(look_up(CERTIFIERS, method.name, where), method.params, where)
     for name, chain in config.candidates.items():
         _validate_chain(name, list(chain))
-        if config.model.onnx is not None and chain[0].name not in ON_FILES:
-            raise ConfigError(
-                f"candidates.{name}.0: got {chain[0].name} for model.onnx, expected one of "
-                f"{', '.join(ON_FILES)}: it trains weights, and the file's are constants"
-            )
 
 
 def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:

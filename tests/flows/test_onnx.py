@@ -251,3 +251,13 @@ def test_a_plan_knows_the_file(do, files):
     run_chain(config, plan, find_sources(config, open_store(store_uri()), Silent()))
     assert "fetch_onnx" in {planned.step for planned in plan.steps}
     assert "export_file" not in {planned.step for planned in plan.steps}
+
+
+def test_a_users_file_is_trained_in_place_and_ships_in_its_own_form(do, files):
+    """The contract stays, the graph stays, its weights do not."""
+    done = do("theirs", {"tuned": [{"name": "n_fgsm", "params": {"epochs": 3}}]}, **FIELDS)
+    before, after = (onnx.load_model_from_string(done.files[n]) for n in ("control", "tuned"))
+    assert contract_of(after) == contract_of(before) == Contract(**FIELDS)
+    assert [n.op_type for n in after.graph.node] == [n.op_type for n in before.graph.node]
+    assert done.run.models["tuned"].robust.correct > done.run.models["control"].robust.correct
+    assert done.run.models["tuned"].twin_parity.max_difference < 1e-3
