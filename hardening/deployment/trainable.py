@@ -48,6 +48,10 @@ class Trainable(nn.Module):
             for name, step in self.twin.named_modules()
             if isinstance(step, Step) and isinstance(step.compute, WeightedSum)
         }
+        for _, kernel in kernels.values():
+            kernel.fast = (
+                None  # that one has its weights packed for the processor, once and for all
+            )
         layers: list[nn.Module] = []
         for found in find_weights(self._model, floats):
             computed = [kernels[name] for name in found.results if name in kernels]

@@ -31,7 +31,9 @@ def inspect(path, *arguments):
 
 def prop(name, value):
     def change(model):
-        entry = next(entry for entry in model.metadata_props if entry.key == f"temper.{name}")
+        entry = next(
+            entry for entry in model.metadata_props if entry.key == f"temper.lineage.{name}"
+        )
         entry.value = value
 
     return change

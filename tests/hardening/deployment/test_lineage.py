@@ -75,13 +75,15 @@ def test_what_is_stamped_can_be_read_and_is_the_measured_graph(floats):
 
 def test_stamping_is_deterministic_and_replaces_only_its_own(floats):
     data = floats["plain"]
-    mine = changed(data, lambda m: helper.set_model_props(m, {"classes": "a,b", "temper.x": "y"}))
+    mine = changed(
+        data, lambda m: helper.set_model_props(m, {"classes": "a,b", "temper.lineage.x": "y"})
+    )
     once = stamp(mine, lineage(data))
 
     assert stamp(mine, lineage(data)) == once == stamp(once, lineage(data))
     props = {p.key: p.value for p in onnx.load_model_from_string(once).metadata_props}
     assert props["classes"] == "a,b"
-    assert "temper.x" not in props
+    assert "temper.lineage.x" not in props
     assert graph_sha256(once) == graph_sha256(data)
 
 
@@ -131,7 +133,7 @@ def test_an_evidence_without_graph_digests_is_held_to_the_bytes(floats):
 def test_a_damaged_lineage_is_refused_by_name(props, floats):
     data = floats["plain"]
     said = {**lineage(data).model_dump(), **props}
-    given = {f"temper.{key}": text for key, text in said.items() if text is not None}
+    given = {f"temper.lineage.{key}": text for key, text in said.items() if text is not None}
     damaged = changed(data, lambda model: helper.set_model_props(model, given))
 
     with pytest.raises(ModelError, match=r"^ONNX file \w{12}: its lineage is damaged"):

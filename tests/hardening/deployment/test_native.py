@@ -63,7 +63,7 @@ def static(prepared, tmp_path, tools):
             quantize_static(
                 prepared,
                 tmp_path / "int8.onnx",
-                _Reader(tools.pictures(16, SHAPE), "input"),
+                _Reader(tools.pictures(16, SHAPE), onnx.load(prepared)),
                 quant_format=form,
                 activation_type=activation,
                 weight_type=weight,
