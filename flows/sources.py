@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.config import Config
 from flows.subjects import Sources
+from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.lineage import unstamp
 from hardening.errors import DigestError
 from hardening.log import Log
@@ -43,10 +44,10 @@ def _model(config: Config, log: Log) -> Located | None:
     uri = config.model.weights or config.model.onnx
     if uri is None:
         return None
-    weights = _weights_at(uri, config.model.sha256, log)
-    if weights.path.endswith(".onnx"):
-        _check_file(weights)
-    return weights
+    found = _weights_at(uri, config.model.sha256, log)
+    if config.model.onnx is not None:
+        _check_file(found, config.model.contract)
+    return found
 
 
 def _weights_at(uri: str, sha256: str, log: Log) -> Located:
@@ -78,9 +79,12 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     return store.put(unstamp(data))
 
 
-def _check_file(file: Located) -> None:
-    """Open the very bytes that have the digest: the steps that read it later check that again."""
+def _check_file(file: Located, contract: Contract) -> None:
+    """Open the very bytes that have the digest, as the contract says that they are to be read.
+
+    The steps that read the file later check its digest again.
+    """
     data = Path(file.path).read_bytes()
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
-    check_foreign(data, file.path)
+    check_foreign(with_contract(data, contract, file.path), file.path)
