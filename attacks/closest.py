@@ -56,13 +56,19 @@ class Closest:
         """Note points in [0, 1] that fool and are nearer; returns which of them fool, bool.
 
         `logits` are the model's at `points`, one forward pass since the last call. Points are
-        (b, ...), or those of the images `where` (places in 0..b-1, each at most once).
+        (b, ...), or those of the images `where` (places in 0..b-1, each at most once). The model
+        itself judges those that are nearer; of the others, which only lead the search, the logits
+        are believed.
         """
         place = torch.arange(len(self.x), device=self.x.device) if where is None else where
         self._passes[place] += 1
-        fooled = ~stands(self._model, points, logits, self.y[place])
+        y = self.y[place]
+        fooled = logits.argmax(1) != y
         distance = self._threat.distance(self.x[place], points)
-        nearer = fooled & (distance < self.distance[place])
+        nearer = distance < self.distance[place]
+        if nearer.any():
+            fooled[nearer] = ~stands(self._model, points[nearer], logits[nearer], y[nearer])
+        nearer &= fooled
         if nearer.any():
             self.best[place[nearer]] = points[nearer]
             self.distance[place[nearer]] = distance[nearer]

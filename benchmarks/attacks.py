@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from math import sqrt
 from statistics import median
 from typing import NamedTuple
@@ -71,20 +72,22 @@ def ours(subject: Subject, specs: list[AttackSpec]) -> Contestant:
         standing = _right(session, x_adv, data.labels).nonzero()[:, 0]
         forwards = backwards = 0
         for spec in specs:
-            attack, met = bind(ATTACKS, spec), standing[: spec.sample]
+            attack = bind(ATTACKS, spec)
             scores = fast and facts(attack).access == "scores"
             model = Deployed(session, twin, fast=fast, scores=scores)
             # On its own, a minimum-norm attack shows how near it gets.
             alone = facts(attack).minimal and len(specs) == 1
             threat = subject.threat.unbounded(x_adv.shape[1:]) if alone else subject.threat
-            outcome = run_attack(
-                label(spec), attack, model, session, data, met, threat, seed, Silent()
-            )
-            if spec.sample is not None and outcome.fooled.any():
-                raise SystemExit(f"{label(spec)}: a detector fired; give it all images")
-            x_adv[outcome.attacked] = outcome.x_adv
-            standing = standing[~torch.isin(standing, outcome.fell)]
-            forwards, backwards = forwards + outcome.forwards, backwards + outcome.backwards
+            met, rest = standing[: spec.sample], standing[len(standing[: spec.sample]) :]
+            while len(met):
+                outcome = run_attack(
+                    label(spec), attack, model, session, data, met, threat, seed, Silent()
+                )
+                x_adv[outcome.attacked] = outcome.x_adv
+                standing = standing[~torch.isin(standing, outcome.fell)]
+                forwards, backwards = forwards + outcome.forwards, backwards + outcome.backwards
+                # Of a detector's sample one fell: the others follow.
+                met, rest = (rest, rest[:0]) if outcome.fooled.any() else (rest[:0], rest)
         n = len(data)
         return Result(x_adv, time.process_time() - begin, forwards / n, backwards / n)
 
@@ -97,7 +100,8 @@ def theirs(subject: Subject, peer: peers.Peer) -> Contestant:
     def run(seed: int) -> Result:
         x, y = subject.images.floats(), subject.images.labels
         right = _right(subject.module, x, y).nonzero()[:, 0]
-        counted = _Counting(subject.module)
+        # Some libraries leave a model in training mode: it must be nobody else's.
+        counted = _Counting(deepcopy(subject.module)).eval()
         x_adv = x.clone()
         begin = time.process_time()
         for part in right.split(peers.BATCH):

@@ -117,7 +117,7 @@ def bits():
 
     def read(model):
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        values = [name.encode() + t.detach().numpy().tobytes() for name, t in tensors]
+        values = [name.encode() + t.detach().double().numpy().tobytes() for name, t in tensors]
         modes = [f"{module.training}".encode() for module in model.modules()]
         flags = [f"{p.requires_grad} {p.grad is None}".encode() for p in model.parameters()]
         return b"".join(values + modes + flags)
