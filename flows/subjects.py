@@ -83,10 +83,15 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
             )
         )
     if sources.champion is not None:
-        subjects.append(
-            Subject("champion", "champion", (), CONTROL_DUE, sources.champion, None, None, ())
-        )
+        subjects.append(_champion(sources.champion, subjects))
     return subjects
+
+
+def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
+    """The reigning file; one that this run makes again is attacked as that one is."""
+    same = next((made for made in subjects if made.onnx.sha256 == file.sha256), None)
+    due, parent = (same.due, same.parent) if same else (CONTROL_DUE, None)
+    return Subject("champion", "champion", (), due, file, None, parent, ())
 
 
 def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Outputs:

@@ -65,10 +65,10 @@ def _proven(
 def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Time the file as one thread of this machine runs it, and see what memory that takes."""
     channels, height, width = read_images(run, images).test.images.shape[1:]
-    file, shape = run.read(onnx), (channels, height, width)
-    needed = memory(file, shape)
+    session, shape = Session(run.read(onnx)), (channels, height, width)
+    needed = memory(session, shape)
     measured = {
-        "latency": [entry.model_dump() for entry in latency(Session(file), shape)],
+        "latency": [entry.model_dump() for entry in latency(session, shape)],
         "memory": needed and needed.model_dump(),
     }
     return {"measured": json.dumps(measured).encode()}

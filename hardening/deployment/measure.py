@@ -6,14 +6,16 @@ Shapes: C channels, H x W pixels.
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import onnx
 import torch
 
 from hardening.deployment import footprint
+from hardening.deployment.contract import prepare
 from hardening.deployment.session import Session
+from hardening.deployment.signature import fixed_batch
 from hardening.errors import ModelError
 from hardening.evidence import Latency, Memory
 
@@ -62,26 +64,27 @@ def _measure(
     return Latency(batch=batch, p50_ms=p50, p95_ms=p95, images_per_second=throughput)
 
 
-def memory(data: bytes, shape: tuple[int, int, int], batch: int = 32) -> Memory | None:
-    """Memory that a process needs to load the file and run it on one thread; None but on Linux.
+def memory(session: Session, shape: tuple[int, int, int], batch: int = 32) -> Memory | None:
+    """Memory that a process needs to load the session's file and run it on one thread; None but on Linux.
 
     The rise of the peak of resident memory over what the process takes before it loads the file.
     The bytes it is handed are no part of that, what ONNX Runtime makes of them is.
 
     Args:
         shape: (C, H, W) of one image.
-        batch: Images in a call.
+        batch: Images in a call, unless the file fixes their number.
 
     Raises:
         ModelError: The process failed, or was not done in time.
     """
     if sys.platform != "linux":
         return None
-    script = Path(footprint.__file__)
-    command = [sys.executable, "-I", str(script), str(batch), *map(str, shape)]
+    batch = fixed_batch(onnx.load_model_from_string(session.data)) or batch
+    fed = prepare(torch.zeros(batch, *shape), session.contract).shape
+    command = [sys.executable, "-I", footprint.__file__, *map(str, fed)]
     try:
         done = subprocess.run(  # noqa: S603 (our own script)
-            command, input=data, capture_output=True, timeout=PATIENCE, check=True
+            command, input=session.data, capture_output=True, timeout=PATIENCE, check=True
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = " ".join((error.stderr or b"").decode(errors="replace").split())[-200:]

@@ -67,7 +67,7 @@ def test_a_plan_refuses_a_hostile_file_in_one_line(file, tmp_path, monkeypatch, 
     config = {
         "name": "tiny",
         "data": {"name": "digits"},
-        "model": {"name": "small_cnn", "weights": str(file)},
+        "model": {"onnx": str(file)},
         "threat": {"norm": "linf", "eps": 0.1},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))

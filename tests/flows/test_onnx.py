@@ -33,6 +33,7 @@ ATTACKS = [
     {"name": "apgd", "params": {"steps": 20, "loss": "ce"}},
     {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}},
     {"name": "apgd", "params": {"steps": 20, "loss": "dlr"}, "source": "parent"},
+    {"name": "diva", "params": {"steps": 20}, "source": "parent"},
     {"name": "square", "params": {"queries": 100}},
 ]
 
@@ -168,7 +169,8 @@ def test_quantizing_keeps_the_contract_and_attacks_from_the_float_file(do):
     model = onnx.load_model_from_string(done.files["small"])
     assert contract_of(model) == Contract(**FIELDS)
     assert len(done.files["small"]) < len(done.files["control"])
-    assert {row.kind for row in small.attacks} == {"straight-through", "transfer", "gradient-free"}
+    kinds = {"straight-through", "transfer", "differential", "gradient-free"}
+    assert {row.kind for row in small.attacks} == kinds
     assert abs(small.robust.value - done.run.models["control"].robust.value) < 0.1
     assert done.verdict().passed
 

@@ -26,18 +26,19 @@ def test_a_call_is_timed_at_each_batch_size(floats, tools, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_the_file_s_alone_and_grows_with_the_batch(floats, tools):
     """4096 images of 3 x 16 x 16 are 12.6 MB, their first feature map is 33.6 MB."""
-    one, many = (memory(floats["plain"], tools.shape, batch) for batch in (1, 4096))
+    session = Session(floats["plain"])
+    one, many = (memory(session, tools.shape, batch) for batch in (1, 4096))
 
     assert 0 < one.peak_bytes < 60e6
     assert 30e6 < many.peak_bytes - one.peak_bytes < 300e6
 
 
-def test_a_file_that_does_not_run_has_no_memory(tools):
+def test_a_file_that_does_not_run_has_no_memory(floats):
     with pytest.raises(ModelError, match="memory of the file could not be measured: "):
-        memory(b"no file", tools.shape)
+        memory(Session(floats["plain"]), (5, 16, 16))
 
 
 def test_elsewhere_memory_is_not_measured(floats, tools, monkeypatch):
     monkeypatch.setattr(measure.sys, "platform", "darwin")
 
-    assert memory(floats["plain"], tools.shape) is None
+    assert memory(Session(floats["plain"]), tools.shape) is None
