@@ -65,7 +65,7 @@ def _measure(
 
 
 def memory(session: Session, shape: tuple[int, int, int], batch: int = 32) -> Memory | None:
-    """Memory that a process needs to load the session's file and run it on one thread; None but on Linux.
+    """Memory that a process needs to load and run the session's file on one thread; Linux only.
 
     The rise of the peak of resident memory over what the process takes before it loads the file.
     The bytes it is handed are no part of that, what ONNX Runtime makes of them is.
