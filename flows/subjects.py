@@ -89,7 +89,7 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
 
 def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
     """The reigning file; one that this run makes again is attacked as that one is."""
-    same = next((made for made in subjects if made.onnx.sha256 == file.sha256), None)
+    same = next((made for made in subjects if made.onnx == file), None)
     due, parent = (same.due, same.parent) if same else (CONTROL_DUE, None)
     return Subject("champion", "champion", (), due, file, None, parent, ())
 
