@@ -124,7 +124,6 @@ def _others(
 ) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
     """Everything after the attacks, all handed out before any of it is waited for."""
     effort, threat, seed = profile(config), config.attack_threat, config.seed
-    evaluated = {subject.onnx: subject.name for subject in subjects}
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
@@ -162,7 +161,7 @@ def _others(
             same,
             images,
             _last(done),
-            _last(attacks[evaluated[same]]) if same in evaluated else (),
+            _last(next((attacks[other.name] for other in subjects if other.onnx == same), [])),
             threat=threat,
             gates=list(effort.gates),
             sample=min(effort.sample, attacked),

@@ -71,7 +71,9 @@ def rich(make_model):
 
     def build(**changes):
         model = make_model("tuned", b"file", 30)
-        row = model.attacks[0].model_copy(update={"fooling": Fooling(images=100, universal=0.2, noise=0.03)})
+        row = model.attacks[0].model_copy(
+            update={"fooling": Fooling(images=100, universal=0.2, noise=0.03)}
+        )
         fields = {
             "attacks": [row],
             "distances": Distances(attack="fmn", params={}, values=[0.1, 0.2, None]),
