@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.config import Config
 from flows.subjects import Sources
-from hardening.deployment.contract import Contract, with_contract
+from hardening.deployment.contract import Contract
 from hardening.deployment.lineage import unstamp
 from hardening.errors import DigestError
 from hardening.log import Log
@@ -87,4 +87,4 @@ def _check_file(file: Located, contract: Contract) -> None:
     data = Path(file.path).read_bytes()
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
-    check_foreign(with_contract(data, contract, file.path), file.path)
+    check_foreign(data, file.path, contract)

@@ -3,23 +3,27 @@
 import hashlib
 import json
 
+from hardening.deployment.contract import Contract
 from hardening.deployment.sandbox import Limits, open_once
 from tasks.code import code_digest, library_versions
 from tasks.settings import home, open_limits
 
 
-def check_foreign(data: bytes, name: str) -> None:
-    """Open ONNX `data` once, by the limits of `tasks.settings`; remembered under its digest.
+def check_foreign(data: bytes, name: str, contract: Contract | None = None) -> None:
+    """Open ONNX `data` once, as its contract says, by the limits of `tasks.settings`.
 
-    It is opened again when the code that opens it or a library has changed.
+    That it went well is remembered under its digest. It is opened again when the code that opens
+    it or a library has changed.
 
     Raises:
         ModelError: As `hardening.deployment.sandbox.open_once`; the text starts with `name`.
         ConfigError: The limits in the environment are no positive numbers.
     """
     limits = Limits(*open_limits())
+    said = (contract or Contract()).model_dump_json(exclude_unset=True)
     facts = [
         hashlib.sha256(data).hexdigest(),
+        said,
         code_digest("hardening.deployment.sandbox"),
         library_versions(),
     ]
@@ -27,6 +31,6 @@ def check_foreign(data: bytes, name: str) -> None:
     opened = home() / "opened" / key
     if opened.exists():
         return
-    open_once(data, name, limits)
+    open_once(data, name, limits, said)
     opened.parent.mkdir(parents=True, exist_ok=True)
     opened.touch()

@@ -2,15 +2,11 @@
 
 import json
 
-from torch import Tensor
-
 from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency, memory
 from hardening.deployment.session import Session
-from hardening.deployment.twin import Twin
-from hardening.errors import ModelError, NoTwin, ParityError
+from hardening.errors import ModelError, NoTwin
 from hardening.evaluation import all_logits, check_logits
-from hardening.evidence import Parity
 from hardening.statistics import accuracy
 from tasks.data import read_images
 from tasks.step import Run, measured, step
@@ -22,16 +18,21 @@ from tasks.target import find_twin
 def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Run the file on clean images and prove that its twin computes the same.
 
-    The output `no_twin` is there only when there is none that does, and says why.
+    The output `no_twin` is there only when there is none, and says why.
+
+    Raises:
+        ParityError: The twin computes something else; the text names the first node that differs.
     """
     data, file = read_images(run, images), run.read(onnx)
     session, twin = Session(file), find_twin(file)
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
-    proven = _proven(run, session, twin, data.test.floats())
-    parity, why = (None, str(proven)) if isinstance(proven, Exception) else (proven, "")
-    if why:
+    parity, why = None, ""
+    if isinstance(twin, NoTwin):
+        why = str(twin)
         run.line(why)
+    else:
+        parity = prove_twin(f"{run.label}: twin", twin, session, data.test.floats())
     predictions = logits.argmax(1)
     right = predictions == data.test.labels
     seen = {
@@ -47,18 +48,6 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
         "standing": json.dumps(right.nonzero()[:, 0].tolist()).encode(),
         **({"no_twin": why.encode()} if why else {}),
     }
-
-
-def _proven(
-    run: Run, session: Session, twin: Twin | NoTwin, x: Tensor
-) -> Parity | NoTwin | ParityError:
-    """What was proven, or why gradients are not to be had: a result, too."""
-    if isinstance(twin, NoTwin):
-        return twin
-    try:
-        return prove_twin(f"{run.label}: twin", twin, session, x)
-    except ParityError as differs:
-        return differs
 
 
 @measured

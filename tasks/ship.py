@@ -45,4 +45,4 @@ def _parent(run: RunEvidence, model: Evidence) -> str:
         return ""
     if model.role == "candidate":
         return run.models["control"].file.identity
-    return str(run.config.get("weights_sha256") or "")
+    return str(run.config.get("model_sha256") or "")

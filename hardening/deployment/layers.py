@@ -11,10 +11,11 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from hardening.deployment.contract import Contract
 from hardening.deployment.parity import prove
 from hardening.deployment.plan import Step
 from hardening.deployment.session import Session, start
-from hardening.deployment.signature import graph_input
+from hardening.deployment.signature import fixed_batch, graph_input
 from hardening.deployment.twin import Twin
 from hardening.errors import ParityError
 from hardening.evidence import Parity
@@ -84,11 +85,14 @@ def prove_twin(
     """`parity.prove` of a twin and the session of its file, on images `x` (N, C, H, W).
 
     Raises:
-        ParityError: They differ; it names the first node whose result does.
+        ParityError: They differ; of a file that takes any number of NCHW images in [0, 1] it names
+            the first node whose result does.
     """
     try:
         return prove(name, twin, session, x, tolerance=tolerance)
     except ParityError as error:
+        if twin.contract != Contract() or fixed_batch(onnx.load_model_from_string(twin.data)):
+            raise
         raise ParityError(f"{error}; {_first(twin, session, x, tolerance)}") from error
 
 

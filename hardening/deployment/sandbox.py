@@ -6,7 +6,7 @@ and a twin of them, runs one black image and says so in one line. Bytes that mak
 kernel crash, hang or swell do so there. macOS does not enforce the limit of memory; a system
 without the module `resource` has the limit of time alone.
 
-    python -I -B -c CHILD <root of the packages> <name> <bytes of memory> <seconds>   < file
+    python -I -B -c CHILD <root of the packages> <name> <memory in B> <seconds> <contract>  < file
 """
 
 import json
@@ -56,10 +56,13 @@ class Limits(NamedTuple):
 LIMITS = Limits()
 
 
-def open_once(data: bytes, name: str, limits: Limits = LIMITS) -> None:
+def open_once(data: bytes, name: str, limits: Limits = LIMITS, contract: str = "{}") -> None:
     """Open ONNX `data` in a child process; return only if that went well.
 
     Whether a twin can be made of it is for the caller to find out: here it must only be harmless.
+
+    Args:
+        contract: What the user says of the file, a `Contract` in JSON.
 
     Raises:
         ModelError: The gate or ONNX Runtime refuses the bytes, or opening them takes more than
@@ -71,7 +74,7 @@ def open_once(data: bytes, name: str, limits: Limits = LIMITS) -> None:
         empty.mkdir()
         kept = {key: os.environ[key] for key in LIBRARY_VARIABLES if key in os.environ}
         root = str(Path(__file__).parents[2])
-        told = [root, name, str(limits.memory), str(math.ceil(limits.seconds))]
+        told = [root, name, str(limits.memory), str(math.ceil(limits.seconds)), contract]
         try:
             with verdict.open("wb") as said:
                 done = subprocess.run(  # noqa: S603  our own interpreter, no shell
@@ -114,7 +117,7 @@ def _too_slow(name: str, limits: Limits) -> str:
 
 def child() -> None:
     """The body of the child process; ends it."""
-    _, _, name, memory, seconds = sys.argv
+    _, _, name, memory, seconds, contract = sys.argv
     data = sys.stdin.buffer.read()
     _limit(int(seconds))
     try:
@@ -122,7 +125,7 @@ def child() -> None:
         import hardening.deployment.twin  # noqa: F401, PLC0415
 
         _limit_memory(int(memory))
-        _open(data)
+        _open(data, contract)
         outcome, text = READY, ""
     except MemoryError:
         outcome, text = "memory", ""
@@ -136,15 +139,17 @@ def child() -> None:
     os._exit(0)
 
 
-def _open(data: bytes) -> None:
+def _open(data: bytes, contract: str) -> None:
     import onnx  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
+    from hardening.deployment.contract import Contract, with_contract  # noqa: PLC0415
     from hardening.deployment.session import Session  # noqa: PLC0415
     from hardening.deployment.signature import image_shape  # noqa: PLC0415
     from hardening.deployment.twin import Twin  # noqa: PLC0415
 
     torch.set_num_threads(1)
+    data = with_contract(data, Contract.model_validate_json(contract))
     session = Session(data, threads=1)
     shape = image_shape(onnx.load_model_from_string(data))
     if all(shape):

@@ -12,6 +12,18 @@ from hardening.evidence import Precision
 OPSET = 21
 """The first with 4-bit integers; beside new types it means what 20 means."""
 
+ROUNDING = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QGemm",
+        "QuantizeLinear",
+    }
+)
+"""Operators, beside those with QLinear in their name, that put activations on a grid."""
+
 LARGEST = 7
 """4-bit weights are symmetric: -7 to 7 steps of the largest weight of an output channel."""
 
@@ -20,12 +32,14 @@ OUTPUT_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": -1}
 
 
 def precision(model: onnx.ModelProto) -> Precision:
-    """The narrowest numbers that a file holds or computes with."""
+    """int8 for a file that rounds activations, whatever its weights; else how it stores these."""
     kinds = {tensor.data_type for tensor in model.graph.initializer}
+    operators = {node.op_type for node in model.graph.node}
+    if any(name in ROUNDING or "QLinear" in name for name in operators):
+        return "int8"
     if kinds & {TensorProto.INT4, TensorProto.UINT4}:
         return "int4"
-    operators = {node.op_type for node in model.graph.node}
-    if any("Quantize" in name or "QLinear" in name for name in operators):
+    if "DequantizeLinear" in operators:
         return "int8"
     return "float16" if TensorProto.FLOAT16 in kinds else "float32"
 

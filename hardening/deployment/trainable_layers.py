@@ -198,16 +198,23 @@ def _steps(
         return None
     scale = tensors[node.input[1]]
     if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
-        if any((tensors[zero] != 0).any() for zero in node.input[2:]):
-            return None
-        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        axis %= tensors[node.input[0]].ndim
-        return Steps(node.input[0], node.input[1], 127, axis if scale.size > 1 else None)
+        return _int8_steps(node, tensors)
     cast = makers.get(node.input[0])
     if node.op_type != "Mul" or cast is None or cast.input[0] not in tensors:
         return None
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
     return Steps(cast.input[0], node.input[1], LARGEST, axes[0] if axes else None)
+
+
+def _int8_steps(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> Steps | None:
+    """Of int8 with 0 for zero and one scale an output; others cannot be written back as trained."""
+    stored, scale = tensors[node.input[0]], tensors[node.input[1]]
+    attributes = {entry.name: entry.i for entry in node.attribute}
+    shifted = any((tensors[zero] != 0).any() for zero in node.input[2:])
+    if shifted or attributes.get("block_size") or stored.dtype != np.int8:
+        return None
+    axis = attributes.get("axis", 1) % stored.ndim
+    return Steps(node.input[0], node.input[1], 127, axis if scale.size > 1 else None)
 
 
 def _master(

@@ -98,6 +98,7 @@ def test_a_profile_leaves_out_what_does_not_know_the_norm():
     assert "hopskipjump" not in names
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_with_the_shard_it_was_at(elsewhere):
     path = elsewhere.write(
         evaluation__attacks=QUICKLY, evaluation__shard=15, candidates=None, registry=None, gate={}

@@ -7,6 +7,7 @@ import yaml
 from flows import sources
 from flows.__main__ import main
 from hardening.deployment import sandbox
+from hardening.deployment.contract import Contract
 from hardening.errors import ConfigError, ModelError
 from tasks import foreign
 from tasks.foreign import check_foreign
@@ -32,7 +33,11 @@ def file(tmp_path, monkeypatch):
 def opened(monkeypatch):
     """Names of what was opened, in a child that says yes at once."""
     names = []
-    monkeypatch.setattr(foreign, "open_once", lambda _, name, limits: names.append((name, limits)))
+
+    def open_once(_data, name, limits, _contract):
+        names.append((name, limits))
+
+    monkeypatch.setattr(foreign, "open_once", open_once)
     return names
 
 
@@ -91,3 +96,10 @@ def test_a_champion_is_a_foreign_file_too(file, opened, monkeypatch):
 
     assert sources._champion(Settings, Kept()) == file.read_bytes()
     assert [name for name, _ in opened] == ["models:/tiny@champion"]
+
+
+def test_a_file_is_opened_anew_when_its_contract_changes(file, opened):
+    for contract in (Contract(), Contract(range="0..255"), Contract(range="0..255")):
+        check_foreign(file.read_bytes(), "file.onnx", contract)
+
+    assert len(opened) == 2
