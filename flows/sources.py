@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.config import Config
 from flows.subjects import Sources
 from hardening.deployment.contract import Contract
-from hardening.deployment.lineage import unstamp
+from hardening.deployment.unstamped import unstamp
 from hardening.errors import DigestError
 from hardening.log import Log
 from tasks import registry

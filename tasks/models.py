@@ -14,10 +14,10 @@ from hardening.data import TrainingData
 from hardening.data.statistics import channel_statistics
 from hardening.deployment.contract import Contract, check_channels, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.lineage import unstamp
 from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
+from hardening.deployment.unstamped import unstamp
 from hardening.errors import DigestError, ModelError
 from hardening.evaluation import generator
 from hardening.models import files

@@ -12,13 +12,11 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hardening.deployment.signature import graph_sha256, name_of
+from hardening.deployment.unstamped import PREFIX, is_ours
 from hardening.errors import BrokenPromise, ModelError
 from hardening.evidence import Accuracy, Evidence, File, RunEvidence
 from hardening.spec import Record
 from hardening.verdict import missing_attacks
-
-PREFIX = "temper.lineage."
-"""Of all its keys in a file's metadata."""
 
 NOT_EVALUATED = "NOT EVALUATED"
 
@@ -92,7 +90,7 @@ def stamp(data: bytes, lineage: Lineage) -> bytes:
         BrokenPromise: The graph of `data` is not the one that `lineage` is about.
     """
     model = onnx.load_model_from_string(data)
-    kept = [prop for prop in model.metadata_props if not _is_ours(prop)]
+    kept = [prop for prop in model.metadata_props if not is_ours(prop)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     for key, value in sorted(lineage.model_dump().items()):
@@ -107,17 +105,6 @@ def stamp(data: bytes, lineage: Lineage) -> bytes:
     return stamped
 
 
-def unstamp(data: bytes) -> bytes:
-    """A stamped file as it was measured, so that what is known of it is found; others unchanged."""
-    model = onnx.load_model_from_string(data)
-    kept = [prop for prop in model.metadata_props if not _is_ours(prop)]
-    if len(kept) == len(model.metadata_props):
-        return data
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
 def read_lineage(data: bytes) -> Lineage | None:
     """What a checked file says of itself; None if it says nothing. It may say anything.
 
@@ -126,7 +113,7 @@ def read_lineage(data: bytes) -> Lineage | None:
     """
     model = onnx.load_model_from_string(data)
     said = {
-        prop.key.removeprefix(PREFIX): prop.value for prop in model.metadata_props if _is_ours(prop)
+        prop.key.removeprefix(PREFIX): prop.value for prop in model.metadata_props if is_ours(prop)
     }
     if not said:
         return None
@@ -135,11 +122,6 @@ def read_lineage(data: bytes) -> Lineage | None:
     if not plain or not fields - {"parent"} <= set(said) <= fields:
         raise ModelError(f"{name_of(data)}: its lineage is damaged, expected {len(fields)} texts")
     return Lineage(**({"parent": ""} | said))
-
-
-def _is_ours(prop: onnx.StringStringEntryProto) -> bool:
-    # What is no UTF-8 arrives as bytes.
-    return isinstance(prop.key, str) and prop.key.startswith(PREFIX)
 
 
 def _figure(accuracy: Accuracy) -> str:

@@ -11,10 +11,11 @@ from onnx import helper
 
 from hardening.deployment.contract import Contract, contract_of, with_contract
 from hardening.deployment.export import export, strip
-from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp, unstamp
+from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp
 from hardening.deployment.session import Session
 from hardening.deployment.signature import graph_sha256
 from hardening.deployment.twin import Twin
+from hardening.deployment.unstamped import unstamp
 from hardening.errors import BrokenPromise, ModelError
 
 
