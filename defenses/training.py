@@ -110,7 +110,7 @@ def _train(trainee: Trainee, task: Task) -> None:
             recoveries = trainee.recoveries
             trainee.restore(good, task.rng)
             if recoveries >= RECOVERIES[type(error)]:
-                if not trainee.best:
+                if isinstance(error, NumericsError) or not trainee.best:
                     raise
                 task.log.line(f"{error}; ends with the best of {trainee.epoch} epochs")
                 return
