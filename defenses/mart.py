@@ -61,7 +61,7 @@ def misclassification_aware(rng: torch.Generator, *, beta: float, steps: int) ->
         clean, adversarial = model(x).log_softmax(1), model(x_adv)
         doubt = 1.0000001 - clean.gather(1, y[:, None])[:, 0].exp()
         drift = (clean.exp() * (clean - adversarial.log_softmax(1))).sum(1)
-        each = boosted(adversarial, y) + beta * drift * doubt
+        each: Tensor = boosted(adversarial, y) + beta * drift * doubt
         return each.mean()
 
     return loss

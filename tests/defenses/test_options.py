@@ -222,7 +222,7 @@ def test_the_dial_stops_at_the_hardest_model_that_keeps_the_floor(data, recorder
 
     got = keep_clean(before, after, first, 0.99, recorder)
 
-    assert float(got[1].bias[1]) == pytest.approx(0.3)
+    assert got[1].bias[1].item() == pytest.approx(0.3)
     assert recorder.lines == ["keep_clean: 30% of the way, clean validation accuracy 100.0%"]
 
 
