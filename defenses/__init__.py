@@ -1,17 +1,31 @@
 """Defenses by name: each turns a model into a harder one."""
 
 from defenses.adversarial_training import adversarial_training
+from defenses.compactness import compactness
 from defenses.declaration import Defense
+from defenses.extreme_norm import extreme_norm
+from defenses.fast_bat import fast_bat
+from defenses.free import free
 from defenses.half_precision import half_precision
+from defenses.helper import helper
+from defenses.mart import mart
 from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
 from defenses.quantization_aware import quantization_aware
+from defenses.rs_fgsm import rs_fgsm
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
     "adversarial_training": adversarial_training,
     "trades": trades,
     "n_fgsm": n_fgsm,
+    "mart": mart,
+    "rs_fgsm": rs_fgsm,
+    "free": free,
+    "fast_bat": fast_bat,
+    "extreme_norm": extreme_norm,
+    "helper": helper,
+    "compactness": compactness,
     "quantization": quantization,
     "quantization_aware": quantization_aware,
     "half_precision": half_precision,

@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.attacked import attacked
 from defenses.declaration import declares
-from defenses.inner import maximise
+from defenses.inner import worst
 from defenses.scores import robust_accuracy
 from defenses.training import Loop, Loss, fit
 from hardening.data import TrainingData
@@ -24,7 +23,7 @@ from hardening.threat import ThreatModel
     "trains on PGD examples",
     due=("white-box", "gradient-free"),
     status="SOLID",
-    passes=lambda params: params["loop"].epochs * (params["steps"] + 1),
+    passes=lambda params: params["loop"].passes(params["steps"] + 1),
 )
 def adversarial_training(
     model: nn.Module,
@@ -52,14 +51,7 @@ def worst_case(rng: torch.Generator, *, steps: int) -> Loss:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel | None) -> Tensor:
         assert threat is not None
-
-        def objective(x_adv: Tensor) -> Tensor:
-            return F.cross_entropy(model(x_adv), y, reduction="sum")
-
-        with attacked(model):
-            start = threat.sample(x, rng)
-            step = 2.5 * threat.eps / steps
-            x_adv = maximise(objective, x, start, threat, steps=steps, step=step)
+        x_adv = worst(model, x, y, threat.sample(x, rng), threat, steps=steps)
         return F.cross_entropy(model(x_adv), y)
 
     return loss

@@ -23,7 +23,7 @@ from hardening.threat import ThreatModel
     "trains on one step from noise",
     due=("white-box", "gradient-free"),
     status="SOLID",
-    passes=lambda params: params["loop"].epochs * 2,
+    passes=lambda params: params["loop"].passes(2),
 )
 def n_fgsm(
     model: nn.Module,
@@ -43,7 +43,7 @@ def n_fgsm(
     """
     loss = noisy_step(rng, noise=noise)
     score = robust_accuracy(threat, rng)
-    return fit(model, data, loss, score, rng, log, loop=loop, threat=threat)
+    return fit(model, data, loss, score, rng, log, loop=loop, threat=threat, single_step=True)
 
 
 def noisy_step(rng: torch.Generator, *, noise: float) -> Loss:

@@ -33,7 +33,7 @@ FINE_TUNING = Loop(epochs=3, learning_rate=1e-3, ramp=0)
     mechanism="trains the quantized graph on PGD examples of its own",
     due=DUE,
     status="AT-BASED",
-    passes=lambda params: params["rounds"] * params["loop"].epochs * (params["steps"] + 1),
+    passes=lambda params: params["rounds"] * params["loop"].passes(params["steps"] + 1),
 )
 def quantization_aware(
     model: nn.Module,

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from defenses.attacked import attacked
-from defenses.inner import maximise
+from defenses.inner import worst
 from hardening.data import Labelled
 from hardening.randomness import draw_seed
 from hardening.threat import ThreatModel
@@ -53,11 +52,7 @@ def robust_accuracy(threat: ThreatModel, rng: torch.Generator) -> Score:
 def _survivors(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: torch.Generator
 ) -> Tensor:
-    def objective(x_adv: Tensor) -> Tensor:
-        return F.cross_entropy(model(x_adv), y, reduction="sum")
-
-    start = threat.sample(x, rng)
-    x_adv = maximise(objective, x, start, threat, steps=STEPS, step=2.5 * threat.eps / STEPS)
+    x_adv = worst(model, x, y, threat.sample(x, rng), threat, steps=STEPS)
     with torch.no_grad():
         survived: Tensor = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
     return survived.sum()

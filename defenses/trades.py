@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from defenses.attacked import attacked
 from defenses.declaration import declares
-from defenses.inner import maximise
+from defenses.divergence import divergence
+from defenses.inner import beside, maximise
 from defenses.scores import robust_accuracy
 from defenses.training import Loop, Loss, fit
 from hardening.data import TrainingData
@@ -24,7 +25,7 @@ from hardening.threat import ThreatModel
     "keeps logits alike around each image",
     due=("white-box", "gradient-free"),
     status="SOLID",
-    passes=lambda params: params["loop"].epochs * (params["steps"] + 2),
+    passes=lambda params: params["loop"].passes(params["steps"] + 2),
 )
 def trades(
     model: nn.Module,
@@ -54,19 +55,7 @@ def trade(rng: torch.Generator, *, beta: float, steps: int) -> Loss:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel | None) -> Tensor:
         assert threat is not None
-        with attacked(model):
-            # The clean side does not move during the ascent: computed once.
-            with torch.no_grad():
-                target = model(x).log_softmax(1)
-            # The divergence has no gradient at x itself, hence the small step aside.
-            aside = torch.randn(x.shape, generator=rng, device=rng.device).to(x)
-            start = threat.project(x, x + 0.001 * aside)
-
-            def objective(x_adv: Tensor) -> Tensor:
-                return divergence(target, model(x_adv).log_softmax(1)).sum()
-
-            step = 2.5 * threat.eps / steps
-            x_adv = maximise(objective, x, start, threat, steps=steps, step=step)
+        x_adv = farthest(model, x, threat, rng, steps=steps)
         clean = model(x)
         drift = divergence(clean.log_softmax(1), model(x_adv).log_softmax(1)).mean()
         return F.cross_entropy(clean, y) + beta * drift
@@ -74,6 +63,17 @@ def trade(rng: torch.Generator, *, beta: float, steps: int) -> Loss:
     return loss
 
 
-def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first || second) in nats, (B,), of log-probabilities (B, K)."""
-    return F.kl_div(second, first, log_target=True, reduction="none").sum(1)
+def farthest(
+    model: nn.Module, x: Tensor, threat: ThreatModel, rng: torch.Generator, /, *, steps: int
+) -> Tensor:
+    """Images (B, C, H, W) around `x` whose answers diverge most from those at `x`."""
+    with attacked(model):
+        # The clean side does not move during the ascent: computed once.
+        with torch.no_grad():
+            target = model(x).log_softmax(1)
+
+        def objective(x_adv: Tensor) -> Tensor:
+            return divergence(target, model(x_adv).log_softmax(1)).sum()
+
+        step = 2.5 * threat.eps / steps
+        return maximise(objective, x, beside(x, threat, rng), threat, steps=steps, step=step)

@@ -15,17 +15,28 @@ from hardening.log import Checkpoint
 
 @dataclass
 class Trainee:
-    """A model in training; `average` is what validation scores and what is returned in the end."""
+    """A model in training; `average` is what validation scores and what is returned in the end.
+
+    `memory` is what the loss writes and reads from step to step.
+    """
 
     model: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
     best: dict[str, Tensor]
+    memory: dict[str, Tensor]
     best_score: float = -inf
     epoch: int = 0
+    recoveries: int = 0
 
     @classmethod
-    def start(cls, model: nn.Module, optimizer: Literal["sgd", "adamw"], shrink: float) -> Self:
+    def start(
+        cls,
+        model: nn.Module,
+        optimizer: Literal["sgd", "adamw"],
+        shrink: float,
+        memory: dict[str, Tensor],
+    ) -> Self:
         """Copies of `model`, and an optimizer with weight decay `shrink` for its free weights."""
         live, average = deepcopy(model), deepcopy(model).eval().requires_grad_(False)
         free = [p for p in live.parameters() if p.requires_grad]
@@ -35,16 +46,20 @@ class Trainee:
             )
         else:
             chosen = torch.optim.AdamW(free, weight_decay=shrink)
-        return cls(live, average, chosen, {})
+        return cls(live, average, chosen, {}, memory)
 
-    def step(self, loss: Tensor, rate: float, limit: float, step: int) -> None:
-        """Descend once at learning rate `rate` and update the average."""
-        self.optimizer.zero_grad()
-        loss.backward()
+    def step(self, rate: float, limit: float, step: int) -> None:
+        """Descend along the gradients once, at learning rate `rate`, and update the average."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        self.optimizer.zero_grad()
         follow(self.average, self.model, decay(step, limit))
+
+    @property
+    def caution(self) -> float:
+        """Factor on the learning rate and on the share of steps at full eps."""
+        return float(0.5**self.recoveries)
 
     def compete(self, score: float) -> float:
         """Keep the averaged weights if `score` is the best so far; on a tie the later ones win."""
@@ -67,10 +82,11 @@ class Trainee:
         tensors |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"memory.{k}": v for k, v in self.memory.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         copies = {k: v.detach().cpu().clone() for k, v in tensors.items()}
-        numbers: dict[str, float] = {"epoch": self.epoch}
+        numbers: dict[str, float] = {"epoch": self.epoch, "recoveries": self.recoveries}
         if self.best:  # minus infinity is no number in JSON
             numbers["best_score"] = self.best_score
         return Checkpoint(copies, numbers)
@@ -84,13 +100,17 @@ class Trainee:
         self.model.load_state_dict(dict(_under("model.", tensors)))
         self.average.load_state_dict(dict(_under("average.", tensors)))
         self.best = dict(_under("best.", tensors))
+        for key, value in _under("memory.", tensors):
+            self.memory[key].copy_(value)
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer.", tensors):
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.optimizer.zero_grad()
         self.epoch = int(checkpoint.numbers["epoch"])
+        self.recoveries = int(checkpoint.numbers["recoveries"])
         self.best_score = checkpoint.numbers.get("best_score", -inf)
 
 

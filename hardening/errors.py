@@ -12,6 +12,7 @@ HardeningError
       + ThreatViolation  an attack left its threat model
       + ParityError      two forms of one model do not compute the same
       + NumericsError    a computation left the finite numbers
+      + TrainingFailed   a training ends in a model that is of no use
       + ModelFailure     a model under attack raised, or changed itself
 """
 
@@ -62,6 +63,10 @@ class ParityError(BrokenPromise):
 
 class NumericsError(BrokenPromise):
     """A computation produced a number that is not finite."""
+
+
+class TrainingFailed(BrokenPromise):
+    """A training ended in a model that answers one class, or withstands one attack alone."""
 
 
 class ModelFailure(BrokenPromise):

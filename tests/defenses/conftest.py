@@ -17,10 +17,14 @@ class Recorder(Silent):
 
     def __init__(self):
         self.rows = []
+        self.lines = []
         self.done = []
         self.notes = []
         self.total = None
         self.kept = None
+
+    def line(self, text):
+        self.lines.append(text)
 
     def metrics(self, step, values):
         self.rows.append((step, dict(values)))
@@ -115,9 +119,12 @@ def model(make_model):
 def bits():
     """Everything in a model that a caller could notice, as bytes to compare."""
 
+    def raw(tensor):  # numpy knows no bfloat16
+        return tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
+
     def read(model):
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        values = [name.encode() + t.detach().double().numpy().tobytes() for name, t in tensors]
+        values = [name.encode() + raw(t) for name, t in tensors]
         modes = [f"{module.training}".encode() for module in model.modules()]
         flags = [f"{p.requires_grad} {p.grad is None}".encode() for p in model.parameters()]
         return b"".join(values + modes + flags)

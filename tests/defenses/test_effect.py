@@ -53,7 +53,18 @@ def test_plain_training_is_accurate_and_not_robust(digits, control):
     assert robust(control, digits[1]) < 0.45
 
 
-@pytest.mark.parametrize("name", ["adversarial_training", "trades", "n_fgsm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adversarial_training",
+        "trades",
+        "n_fgsm",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mart", "rs_fgsm", "fast_bat", "helper", "compactness")
+        ),
+    ],
+)
 def test_hardening_buys_much_robustness_for_little_accuracy(name, digits, control):
     data, held_out = digits
 

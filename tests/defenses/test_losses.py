@@ -8,15 +8,38 @@ from torch import nn
 from torch.nn import functional as F
 
 from defenses.adversarial_training import worst_case
+from defenses.compactness import compact
+from defenses.divergence import divergence
+from defenses.extreme_norm import either, extremes
+from defenses.fast_bat import bilevel
+from defenses.helper import helped
+from defenses.mart import misclassification_aware
 from defenses.n_fgsm import noisy_step
-from defenses.trades import divergence, trade
+from defenses.rs_fgsm import projected_step
+from defenses.trades import trade
 from hardening.threat import ThreatModel
 
 LOSSES = {
     "worst_case": lambda rng: worst_case(rng, steps=3),
     "trade": lambda rng: trade(rng, beta=6.0, steps=3),
     "noisy_step": lambda rng: noisy_step(rng, noise=2.0),
+    "projected_step": lambda rng: projected_step(rng, step=1.25),
+    "misclassification_aware": lambda rng: misclassification_aware(rng, beta=5.0, steps=3),
+    "helped": lambda rng: helped(given(), rng, beta=2.5, gamma=0.5, reach=2.0, steps=3),
+    "either": lambda rng: either(LINF_AND_L1, 0.05, torch.zeros(2, 2), rng, steps=3),
+    "bilevel": lambda rng: bilevel(rng, torch.zeros(2), curvature=10, reach=1),
+    "compact": lambda rng: compact(rng, (1.0,) * 5, steps=3),
 }
+
+LINF_AND_L1 = extremes(ThreatModel(norm="linf", eps=0.05), 64, linf=None, l1=None)
+
+
+def given():
+    """Another model, whose answers a helper asks for."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 each_threat = pytest.mark.parametrize(
@@ -86,7 +109,9 @@ def test_the_model_stays_in_train_mode_with_free_weights(loss, threat, watched, 
     assert any(gradient.any() for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", ["worst_case", "trade"])
+@pytest.mark.parametrize(
+    "name", ["worst_case", "trade", "projected_step", "misclassification_aware", "compact"]
+)
 @each_threat
 def test_multi_step_losses_train_inside_the_threat_model(name, threat, watched, batch, generator):
     x, _ = batch

@@ -249,25 +249,31 @@ def test_float_images_train_as_well_as_bytes(model, data, generator, bits):
 
 
 @pytest.mark.parametrize("bad", [1, 7, 10, 13])
-def test_a_loss_that_is_not_finite_is_reported_with_epoch_and_step(bad, model, data, generator):
+def test_a_loss_that_stays_infinite_is_reported_with_epoch_and_step(
+    bad, model, data, generator, recorder
+):
     calls = [0]
 
     def loss(model, x, y, threat):
         calls[0] += 1
-        return cross_entropy(model, x, y, threat) * (float("nan") if calls[0] == bad else 1)
+        return cross_entropy(model, x, y, threat) * (float("nan") if calls[0] >= bad else 1)
 
     epoch, step = divmod(bad - 1, 8)
-    with pytest.raises(NumericsError, match=f"epoch {epoch + 1}, step {step + 1}, expected a fin"):
+    with pytest.raises(NumericsError, match=f"epoch {epoch + 1}, step 1, expected a finite"):
         fit(
             model,
             data,
             loss,
             clean_accuracy,
             generator(),
-            Silent(),
+            recorder,
             loop=Loop(epochs=3, batch_size=32),
             threat=None,
         )
+
+    (line,) = recorder.lines
+    assert f"at epoch {epoch + 1}, step {step + 1}, expected a finite number" in line
+    assert f"goes on from the end of epoch {epoch} with 0.5 x the learning rate" in line
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_refused(model, data, generator):
