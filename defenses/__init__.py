@@ -1,5 +1,8 @@
 """Defenses by name: each turns a model into a harder one."""
 
+from collections.abc import Callable
+from typing import Any
+
 from defenses.adversarial_training import adversarial_training
 from defenses.compactness import compactness
 from defenses.declaration import Defense
@@ -30,3 +33,6 @@ DEFENSES: dict[str, Defense] = {
     "quantization_aware": quantization_aware,
     "half_precision": half_precision,
 }
+
+FORMS: dict[str, Callable[..., Any]] = {}
+"""Models made of other models, by the name that their files have: see `hardening.models.form`."""

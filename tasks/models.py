@@ -8,7 +8,7 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
-from defenses import DEFENSES
+from defenses import DEFENSES, FORMS
 from defenses.standard import standard
 from hardening.data import TrainingData
 from hardening.data.statistics import channel_statistics
@@ -21,7 +21,7 @@ from hardening.deployment.unstamped import unstamp
 from hardening.errors import DigestError, ModelError
 from hardening.evaluation import generator
 from hardening.models import files
-from hardening.models.architecture import Architecture, Classifier, build
+from hardening.models.architecture import Architecture, build
 from hardening.models.weights import load_weights, read_state
 from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
@@ -149,17 +149,13 @@ def export_file(run: Run, model: Artifact, training: Artifact, /) -> dict[str, b
 
 
 def restore(data: bytes) -> nn.Module:
-    """A model as a step left it: a Classifier's safetensors, or the ONNX file of a Twin."""
-    return files.load(data) if data[8:9] == b"{" else Twin(data)
+    """A model as a step left it: safetensors of a Classifier or a Form, or a Twin's ONNX file."""
+    return files.load(data, forms=FORMS) if data[8:9] == b"{" else Twin(data)
 
 
 def _bytes(model: nn.Module) -> bytes:
     """Inverse of `restore`."""
-    if isinstance(model, Twin):
-        return model.data
-    if isinstance(model, Classifier):
-        return files.save(model)
-    raise TypeError(f"got a {type(model).__name__}, expected a Classifier or a Twin")
+    return model.data if isinstance(model, Twin) else files.save(model)
 
 
 def _packed(run: Run, model: nn.Module) -> dict[str, bytes]:
