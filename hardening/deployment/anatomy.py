@@ -73,7 +73,7 @@ def dissect(data: bytes, name: str) -> Anatomy:
     models = [read_model(form, name) for form in known]
     whole = parse(data, name)
     # What answers is all that counts, if that is known; else every node may.
-    model = models[0] if len(models) == 1 else whole
+    model = models[0] if known == [data] else whole
     graph = model.graph
     carries = any(entry.key == KEY for entry in whole.metadata_props)
     candidates = [graph_output(read).name for read in models]

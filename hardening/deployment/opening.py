@@ -60,7 +60,6 @@ def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
         ModelError: The gate or ONNX Runtime refuses it, or does not run these images.
         MemoryError: It wants more than there is; a `ModelError` may say so, too, see `NO_MEMORY`.
     """
-    torch.set_num_threads(1)
     name, contract = name_of(data), what.contract
     for form in forms(data, name) if contract is None else [with_contract(data, contract, name)]:
         session = Session(form, threads=1)

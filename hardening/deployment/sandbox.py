@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
+
 from hardening.deployment.opening import ANY, NO_MEMORY, Opening, try_out
 from hardening.errors import ModelError
 
@@ -122,6 +124,7 @@ def child() -> None:
     data = sys.stdin.buffer.read()
     ran: tuple[int, ...] = ()
     _limit(int(seconds))
+    torch.set_num_threads(1)
     try:
         # Above what the libraries take, which are imported by now: that is not the file's.
         _limit_memory(int(memory))
