@@ -31,7 +31,7 @@ environment:
   TEMPER_STORE         where artifacts are kept, file:///folder or s3://bucket/prefix
   TEMPER_WORKERS       steps at a time (default 1; each uses all cores)
   TEMPER_OPEN_SECONDS, TEMPER_OPEN_MEMORY
-                       most that opening a foreign ONNX file may take (default 60 s, 4 GiB in bytes)
+                       most that opening a foreign ONNX file may take (default 120 s, 4 GiB)
   MLFLOW_TRACKING_URI  an MLflow server (default: a database in TEMPER_HOME)
   PREFECT_API_URL      a Prefect server (default: one of our own, started and ended as needed)
   AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   for s3:// addresses

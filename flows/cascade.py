@@ -1,12 +1,13 @@
 """Attack after attack on what still stands; the files of a run side by side."""
 
-from collections.abc import Set
+from collections.abc import Sequence
 from itertools import count
 
 from attacks import ATTACKS
 from attacks.profiles import PROFILES, AttackSpec, Profile, in_order, labels
 from flows.config import Config
 from flows.subjects import Subject, gather
+from flows.twins import Twinless, why_no_twin
 from hardening.attack import facts
 from tasks.attack import attack_file
 from tasks.step import Outputs, Result, Runner
@@ -32,22 +33,22 @@ def profile(config: Config) -> Profile:
 
 
 def entries(
-    config: Config, subject: Subject, subjects: list[Subject], blind: Set[str] = frozenset()
+    config: Config, subject: Subject, subjects: list[Subject], blind: Sequence[Artifact] = ()
 ) -> list[Entry]:
     """The attacks on one file; those whose source it does not have are left out.
 
     Args:
-        blind: Names of the files without gradients, which lead no attack by them.
+        blind: The files without gradients, which lead no attack by them.
     """
     specs = in_order(profile(config).attacks)
-    others = [other for other in subjects if other.name not in blind]
+    others = [other for other in subjects if other.onnx not in blind]
     found = []
     for name, spec in zip(labels(specs), specs, strict=True):
         own = spec.source == "file" and facts(ATTACKS[spec.name]).access == "gradients"
-        if own and subject.name in blind:
+        if own and subject.onnx in blind:
             continue
         sources = _sources(spec.source, subject, others)
-        if sources is not None:
+        if sources is not None and not any(source in blind for source in sources):
             found.append((name, spec, sources))
     return found
 
@@ -57,11 +58,12 @@ def cascade(
     go: Runner,
     subjects: list[Subject],
     seen: dict[str, Outputs],
+    twinless: Twinless,
     images: Artifact,
     shard: list[int],
 ) -> dict[str, list[Outputs]]:
     """Attack after attack on one shard; the files side by side."""
-    blind = {name for name, made in seen.items() if "no_twin" in made}
+    blind = [file for file, _ in twinless]
     waiting = {subject.name: entries(config, subject, subjects, blind) for subject in subjects}
     done: dict[str, list[Outputs]] = {subject.name: [] for subject in subjects}
     for turn in count():
@@ -79,6 +81,7 @@ def cascade(
                         attack_file,
                         f"{subject.name}: {name}{part}",
                         subject.onnx,
+                        why_no_twin(twinless, subject.onnx),
                         sources,
                         images,
                         before["standing"],

@@ -110,6 +110,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         f"{subject.name}: evidence",
         images,
         file.seen["seen"],
+        file.parent_no_twin,
         tuple(tuple(parts) for parts in file.attacks),
         tuple(curve["falls_at"] for curve in file.curves),
         file.nearest,

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from flows.console import read_evidence
 from hardening.deployment.anatomy import Anatomy, dissect
+from hardening.deployment.contract import Contract
 from hardening.deployment.lineage import Lineage, describe, read_lineage
+from hardening.deployment.opening import BATCHES
 from hardening.deployment.untrusted import MAX_BYTES
 from hardening.errors import ModelError
 from hardening.spec import Record
@@ -25,12 +27,13 @@ class Finding(Record):
 
 
 class Inspection(Record):
-    """What `temper inspect` found."""
+    """What `temper inspect` found; `ran` is the shape (C, H, W) of the images it was tried on."""
 
     file: str
     lineage: Lineage | None
     findings: list[Finding]
     anatomy: Anatomy
+    ran: tuple[int, ...]
 
     @property
     def passed(self) -> bool:
@@ -45,7 +48,7 @@ def inspect_file(path: Path, evidence: Path | None) -> Inspection:
         InputError: The file or the evidence cannot be read, or is none.
     """
     data = _read(path)
-    check_foreign(data, str(path))
+    ran = check_foreign(data, str(path))
     anatomy, lineage = dissect(data, str(path)), read_lineage(data)
     findings = []
     if lineage is not None:
@@ -54,7 +57,7 @@ def inspect_file(path: Path, evidence: Path | None) -> Inspection:
         findings.append(Finding(name="graph", passed=same, text=text))
     if evidence is not None:
         findings += _hold_against(evidence, anatomy, lineage)
-    return Inspection(file=str(path), lineage=lineage, findings=findings, anatomy=anatomy)
+    return Inspection(file=str(path), lineage=lineage, findings=findings, anatomy=anatomy, ran=ran)
 
 
 def show(found: Inspection, as_json: bool) -> None:
@@ -69,7 +72,8 @@ def show(found: Inspection, as_json: bool) -> None:
         console.print(_lines(found.lineage.model_dump()))
     for finding in found.findings:
         console.print(Text(f"{'ok' if finding.passed else 'NO'}  {finding.name}: {finding.text}"))
-    console.print(_lines(_facts(found.anatomy)))
+    tried = f"{found.ran} images, {' and '.join(map(str, BATCHES))} at a time"
+    console.print(_lines({**_facts(found.anatomy), "tried on": tried}))
 
 
 def _read(path: Path) -> bytes:
@@ -121,12 +125,27 @@ def _facts(anatomy: Anatomy) -> dict[str, str]:
         "size": f"{anatomy.bytes} B, {anatomy.parameters} stored numbers",
         "opset": str(anatomy.opset),
         "producer": anatomy.producer,
+        "contract": _contract(anatomy.contract),
         "input": anatomy.input,
-        "output": anatomy.output,
+        **_outputs(anatomy),
         "operators": ", ".join(f"{name} {count}" for name, count in anatomy.operators.items()),
         "weights": "; ".join(weights) or "none",
         **({"left in float": ", ".join(floats[:20])} if partly else {}),
     }
+
+
+def _contract(contract: Contract | None) -> str:
+    said = Contract() if contract is None else contract
+    fields = said.model_dump(exclude_none=True)
+    text = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return f"none; unless a configuration says otherwise: {text}" if contract is None else text
+
+
+def _outputs(anatomy: Anatomy) -> dict[str, str]:
+    if len(anatomy.outputs) == 1:
+        return {"output": anatomy.outputs[0]}
+    which = f"none before model.output names one of {', '.join(anatomy.candidates)}"
+    return {"outputs": "; ".join(anatomy.outputs), "output used": anatomy.output or which}
 
 
 def _lines(rows: dict[str, str]) -> Text:

@@ -7,15 +7,17 @@ inspect -> for each shard of images: attack after attack on what still stands ->
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from attacks import ATTACKS
+from attacks import ATTACKS, SURVEYS
 from attacks.profiles import AttackSpec
 from flows.cascade import cascade, profile
 from flows.config import Config
-from flows.subjects import Subject, gather
+from flows.subjects import Subject
+from flows.twins import Twinless, inspect_all, why_no_twin
+from hardening.attack import facts
 from hardening.spec import resolve
 from tasks.decide import decide_early
 from tasks.diagnose import diagnose_file
-from tasks.inspect import check_answers, inspect_file, measure_file
+from tasks.inspect import check_answers, measure_file
 from tasks.radii import curve_file, nearest_file
 from tasks.step import Outputs, Runner
 from tasks.store import Artifact
@@ -23,7 +25,10 @@ from tasks.survey import certify_file, survey_file
 
 
 class Measured(NamedTuple):
-    """What was measured on one file; `attacks` and `curves` have an entry a shard."""
+    """What was measured on one file; `attacks` and `curves` have an entry a shard.
+
+    `parent_no_twin` is why its float parent leads no attack, if it has one and that does not.
+    """
 
     subject: Subject
     seen: Outputs
@@ -34,6 +39,7 @@ class Measured(NamedTuple):
     surveys: list[Outputs]
     certificates: list[Outputs]
     cost: Outputs
+    parent_no_twin: Artifact | None
 
 
 class Campaign(NamedTuple):
@@ -45,21 +51,18 @@ class Campaign(NamedTuple):
 
 def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifact) -> Campaign:
     """Measure every file, side by side if there are workers; time them afterwards, one by one."""
-    seen = gather(
-        (subject.name, go(inspect_file, f"{subject.name}: inspect", subject.onnx, images))
-        for subject in subjects
-    )
+    seen, twinless = inspect_all(config, go, subjects, images)
     if config.model.onnx is not None:
         go(check_answers, "control: clean accuracy", seen["control"]["seen"], images).result()
     attacks: dict[str, list[list[Outputs]]] = {subject.name: [] for subject in subjects}
     decision = None
     for shard in shards(config):
-        for name, done in cascade(config, go, subjects, seen, images, shard).items():
+        for name, done in cascade(config, go, subjects, seen, twinless, images, shard).items():
             attacks[name].append(done)
         decision = _decide(config, go, subjects, seen, attacks, shard)
         if decision is not None:
             break
-    others = _others(config, go, subjects, seen, attacks, images)
+    others = _others(config, go, subjects, seen, twinless, attacks, images)
     measured = [
         Measured(
             subject,
@@ -67,6 +70,7 @@ def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifac
             attacks[subject.name],
             *others[subject.name],
             go(measure_file, f"{subject.name}: latency", subject.onnx, images).result(),
+            why_no_twin(twinless, subject.parent),
         )
         for subject in subjects
     ]
@@ -119,6 +123,7 @@ def _others(
     go: Runner,
     subjects: list[Subject],
     seen: dict[str, Outputs],
+    twinless: Twinless,
     attacks: dict[str, list[list[Outputs]]],
     images: Artifact,
 ) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
@@ -127,6 +132,7 @@ def _others(
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
+        no_twin = why_no_twin(twinless, onnx)
         same = None if subject.trained else subject.parent
         # All figures are of the same images: those that an early decision left out are in none.
         attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
@@ -135,6 +141,7 @@ def _others(
                 curve_file,
                 f"{name}: curve",
                 onnx,
+                no_twin,
                 images,
                 seen[name]["seen"],
                 tuple(made["adversarial"] for made in parts),
@@ -149,6 +156,7 @@ def _others(
             nearest_file,
             f"{name}: nearest images",
             onnx,
+            no_twin,
             images,
             threat=threat,
             sample=min(effort.distances, attacked),
@@ -158,6 +166,7 @@ def _others(
             diagnose_file,
             f"{name}: alarms",
             onnx,
+            no_twin,
             same,
             images,
             _last(done),
@@ -175,12 +184,14 @@ def _others(
                 survey_file,
                 f"{name}: {spec.name}",
                 onnx,
+                no_twin,
                 images,
                 survey=spec,
                 attacked=attacked,
                 seed=seed,
             )
             for spec in config.evaluation.surveys
+            if no_twin is None or facts(SURVEYS[spec.name]).access != "gradients"
         ]
         certificates = [
             go(

@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.config import Config
 from flows.subjects import Sources
 from hardening.deployment.contract import Contract
+from hardening.deployment.opening import Opening
 from hardening.deployment.unstamped import unstamp
 from hardening.errors import DigestError
 from hardening.log import Log
@@ -75,7 +76,7 @@ def _champion(config: Config, store: Store) -> Artifact | None:
         return None
     uri = f"models:/{config.registry.name}@champion"
     data = registry.download(uri)
-    check_foreign(data, uri)
+    check_foreign(data, uri, Opening(contract=Contract()))
     return store.put(unstamp(data))
 
 
@@ -87,4 +88,4 @@ def _check_file(file: Located, contract: Contract) -> None:
     data = Path(file.path).read_bytes()
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
-    check_foreign(data, file.path, contract)
+    check_foreign(data, file.path, Opening(contract=contract))

@@ -143,11 +143,14 @@ class Memory(Record):
 class Parity(Record):
     """How far two forms of one model are apart on `images` inputs.
 
-    `near_ties` are inputs whose two top logits are closer than twice the largest difference; only
-    they may disagree.
+    Of these, `random` ones are uniform noise in [0, 1] and `adversarial` ones were made through a
+    twin within the threat model; the others are clean. `near_ties` are inputs whose two top logits
+    are closer than twice the largest difference among inputs of their kind; only they may disagree.
     """
 
     images: int
+    random: int = 0
+    adversarial: int = 0
     max_difference: float
     scale: float
     agreement: float

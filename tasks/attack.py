@@ -31,6 +31,7 @@ from tasks.target import led_by, open_target, placed, wrapped
 def attack_file(
     run: Run,
     onnx: Artifact,
+    no_twin: Artifact | None,
     sources: tuple[Artifact, ...],
     images: Artifact,
     standing: Artifact,
@@ -45,6 +46,7 @@ def attack_file(
     """Attack those of the images `shard[0]:shard[1]` that still stand.
 
     Args:
+        no_twin: Why the attacked file has no gradients, if it has none.
         sources: The files whose gradients lead; none: the attacked file's own.
         standing: Places of the images that stand: the clean ones that are right, or what the
             attack before this one left.
@@ -52,7 +54,7 @@ def attack_file(
     data = placed(read_images(run, images).test)
     bound = bind(ATTACKS, attack, "evaluation.attacks")
     said = facts(bound)
-    session, target = open_target(run, onnx, said.access)
+    session, target = open_target(run, onnx, no_twin, said.access)
     led = led_by(run, target, sources, differential=said.differential)
     model = wrapped(led, attack.through, "evaluation.attacks")
     whole = torch.arange(*shard)[: max(len(data) - shard[0], 0)]

@@ -40,6 +40,7 @@ def collect_evidence(
     run: Run,
     images: Artifact,
     seen: Artifact,
+    parent_no_twin: Artifact | None,
     shards: tuple[tuple[dict[str, Artifact], ...], ...],
     curves: tuple[Artifact, ...],
     nearest: dict[str, Artifact],
@@ -63,6 +64,7 @@ def collect_evidence(
     """Everything measured on one file, as Evidence.
 
     Args:
+        parent_no_twin: Why no attack follows the gradients of the float parent, if none does.
         shards: Per shard of images and per attack, in the order they ran, what the attack made.
     """
     clean, cost = _json(run, seen), _json(run, measured)
@@ -86,7 +88,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(clean, role),
+        notes=_notes(run, clean, role, parent_no_twin),
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,
@@ -115,8 +117,13 @@ def _due(due: list[Kind], precision: str) -> list[Kind]:
     return ["straight-through" if kind == "white-box" else kind for kind in due]
 
 
-def _notes(clean: dict[str, Any], role: str) -> list[str]:
+def _notes(
+    run: Run, clean: dict[str, Any], role: str, parent_no_twin: Artifact | None
+) -> list[str]:
     notes = [clean["no_twin"]] if clean["no_twin"] else []
+    if parent_no_twin is not None:
+        reason = run.read(parent_no_twin).decode()
+        notes.append(f"its float parent leads no attack by gradients: {reason}")
     if clean["file"]["precision"] == "int8" and role != "candidate":
         notes.append("an int8 file whose float parent is not known: none could lead an attack")
     return notes

@@ -32,6 +32,7 @@ RADII = (0.5, 1.0, 2.0)
 def diagnose_file(
     run: Run,
     onnx: Artifact,
+    no_twin: Artifact | None,
     parent: Artifact | None,
     images: Artifact,
     standing: tuple[Artifact, ...],
@@ -52,6 +53,7 @@ def diagnose_file(
     All are left out for a file without gradients: it is not evaluated anyway.
 
     Args:
+        no_twin: Why the file has no gradients, if it has none.
         parent: The float file of the weights that a quantized file has, where it is known.
         standing: Per shard, the places that stand after all attacks.
         parent_standing: The same of the parent, where the run evaluates it too.
@@ -62,7 +64,7 @@ def diagnose_file(
     part = data.first(sample)
     stands = _places(run, standing)
     survivors = torch.tensor([place in stands for place in range(len(part))])
-    session, target = open_exact(run, onnx)
+    session, target = open_exact(run, onnx, no_twin)
     if not target.differentiable:
         listed = [not_run(gate, limits).model_dump() for gate in DIAGNOSED]
         return {"alarms": json.dumps(listed).encode(), "radii": b"[]", "fell": b"[]"}
@@ -88,7 +90,7 @@ def diagnose_file(
             kept = _places(run, parent_standing)
             found.append(above_parent(len(stands), len(kept), attacked, "evaluated alike", limits))
         else:
-            _, float_target = open_exact(run, parent)
+            _, float_target = open_exact(run, parent, None)
             kept_parent = _standing(run, float_target, part, probes, threat, seed)
             counts = int(survivors.sum()), int(kept_parent.sum())
             found.append(above_parent(*counts, len(part), "attacked by three attacks", limits))

@@ -1,38 +1,81 @@
 """Steps that look at one exported file without attacking it: what it says, and how fast it is."""
 
 import json
+from contextlib import nullcontext
 
+import torch
+from torch import Tensor
+
+from attacks import ATTACKS
+from hardening.attack import facts
 from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency, memory
+from hardening.deployment.parity import logits_of, together
 from hardening.deployment.session import Session
-from hardening.errors import ModelError, NoTwin
-from hardening.evaluation import all_logits, check_logits
+from hardening.deployment.twin import Twin, explained
+from hardening.errors import ModelError, NoTwin, ParityError
+from hardening.evaluation import all_logits, check_logits, generator
+from hardening.evidence import Parity
+from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
-from tasks.data import read_images
+from hardening.threat import ThreatModel
+from tasks.data import device, read_images
+from tasks.foreign import check_sizes
 from tasks.step import Run, measured, step
 from tasks.store import Artifact
-from tasks.target import find_twin
+
+PROBES = 256
+"""Random images, and adversarial ones, on which a twin is held against its session."""
+
+STEPS = 5
+"""Of the attack that makes the adversarial ones."""
 
 
 @measured
-def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
+def inspect_file(
+    run: Run,
+    onnx: Artifact,
+    images: Artifact,
+    /,
+    *,
+    threat: ThreatModel,
+    seed: int,
+    brought: bool,
+) -> dict[str, bytes]:
     """Run the file on clean images and prove that its twin computes the same.
 
-    The output `no_twin` is there only when there is none, and says why.
+    Whether gradients of the file are to be had is decided here and nowhere else: the output
+    `no_twin` is there only when they are not, and says why.
+
+    Args:
+        threat: Within which adversarial images are made through the twin: it is held against the
+            session on these, on clean ones and on uniformly random ones.
+        brought: The file is not an export of ours. If its twin computes something else it has
+            none, and is attacked as a black box.
 
     Raises:
-        ParityError: The twin computes something else; the text names the first node that differs.
+        ParityError: The twin of an export of ours computes something else; the text names the
+            first node that differs.
     """
     data, file = read_images(run, images), run.read(onnx)
-    session, twin = Session(file), find_twin(file)
+    session = Session(file)
+    channels, height, width = data.test.images.shape[1:]
+    if brought:
+        check_sizes(session, run.label, (channels, height, width))
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
     parity, why = None, ""
-    if isinstance(twin, NoTwin):
-        why = str(twin)
+    try:
+        with explained(session.name) if brought else nullcontext():
+            parity = _prove(session, data.test.floats(), threat, seed)
+    except NoTwin as error:
+        why = str(error)
+    except ParityError as error:
+        if not brought:
+            raise ParityError(f"{run.label}: {error}") from error
+        why = f"{session.name}: no twin of it: {error}"
+    if why:
         run.line(why)
-    else:
-        parity = prove_twin(f"{run.label}: twin", twin, session, data.test.floats())
     predictions = logits.argmax(1)
     right = predictions == data.test.labels
     seen = {
@@ -82,3 +125,27 @@ def check_answers(run: Run, seen: Artifact, images: Artifact, /) -> dict[str, by
             "model.output, and that its classes are in the dataset's order"
         )
     return {"clean": clean.model_dump_json().encode()}
+
+
+def _prove(session: Session, x: Tensor, threat: ThreatModel, seed: int) -> Parity:
+    """Hold the twin against the session on images of every kind that it will meet."""
+    twin, rng = Twin(session.data).to(device()), generator(seed, "parity")
+    kinds = {
+        "clean": x,
+        "random": torch.rand(PROBES, *x.shape[1:], generator=rng),
+        "adversarial": _adversarial(twin, x[:PROBES].to(device()), threat, rng).cpu(),
+    }
+    proofs = {
+        kind: prove_twin(f"twin on {kind} images", twin, session, points.to(device()))
+        for kind, points in kinds.items()
+    }
+    counts = {kind: proofs[kind].images for kind in ("random", "adversarial")}
+    return together(list(proofs.values())).model_copy(update=counts)
+
+
+def _adversarial(twin: Twin, x: Tensor, threat: ThreatModel, rng: torch.Generator) -> Tensor:
+    """A few steps from each image (n, C, H, W) to where the twin says something else."""
+    known = threat.norm in facts(ATTACKS["pgd"]).norms
+    spec = Spec(name="pgd", params={"steps": STEPS}) if known else Spec(name="fgsm")
+    y = logits_of(twin, x).argmax(1).to(x.device)
+    return bind(ATTACKS, spec)(twin, x, y, threat, rng).x_adv.detach()

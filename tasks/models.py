@@ -26,6 +26,7 @@ from hardening.models.weights import load_weights, read_state
 from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
 from tasks.data import device, read_training
+from tasks.foreign import check_sizes
 from tasks.step import Located, Run, step
 from tasks.store import Artifact
 
@@ -105,6 +106,8 @@ def fetch_onnx(
             f"{name}: takes images {session.image_shape} (C, H, W), the dataset's are {shape}; "
             f"model.layout is {session.contract.layout}"
         )
+    channels, height, width = shape
+    check_sizes(session, name, (channels, height, width))
     classes = session(data.validation.first(2).floats()).shape[1]
     if classes != len(data.classes):
         raise ModelError(

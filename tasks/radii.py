@@ -35,6 +35,7 @@ NEAREST: dict[Norm, AttackSpec] = {
 def curve_file(
     run: Run,
     onnx: Artifact,
+    no_twin: Artifact | None,
     images: Artifact,
     seen: Artifact,
     adversarial: tuple[Artifact, ...],
@@ -50,13 +51,14 @@ def curve_file(
     Without gradients what fell at eps itself is all that is known.
 
     Args:
+        no_twin: Why the file has no gradients, if it has none.
         seen: What the file says of the clean images.
         adversarial: What fell at eps itself.
         shard: First image, and the one after the last.
     """
     data = read_images(run, images).test
     data = placed(data.take(torch.arange(len(data))[slice(*shard)]))
-    session, target = open_target(run, onnx, "gradients")
+    session, target = open_target(run, onnx, no_twin, "gradients")
     correct = torch.tensor(json.loads(run.read(seen))["correct"])[slice(*shard)]
     known = _known(run, data, correct, adversarial, shard[0])
     unbounded = threat.unbounded(data.images.shape[1:]).eps / threat.eps
@@ -79,6 +81,7 @@ def curve_file(
 def nearest_file(
     run: Run,
     onnx: Artifact,
+    no_twin: Artifact | None,
     images: Artifact,
     /,
     *,
@@ -89,10 +92,13 @@ def nearest_file(
     """Look for the nearest adversarial image of each of the first `sample` images.
 
     The output `fell` has the places of those that fall within the threat model.
+
+    Args:
+        no_twin: Why the file has no gradients, if it has none: then nothing is looked for.
     """
     data = placed(read_images(run, images).test)
     part = data.first(sample)
-    session, target = open_target(run, onnx, "gradients")
+    session, target = open_target(run, onnx, no_twin, "gradients")
     spec = NEAREST[threat.norm]
     params = resolve(ATTACKS[spec.name], spec.params)
     if not target.differentiable:

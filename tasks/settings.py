@@ -23,7 +23,7 @@ MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
 """Largest file that is downloaded over https, bytes; default 20 GiB."""
 
 OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
-"""Longest time that opening a foreign ONNX file may take, s; default 60."""
+"""Longest time that opening a foreign ONNX file may take, s; default 120."""
 
 OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 """Most memory that opening a foreign ONNX file may take, bytes; default 4 GiB."""
@@ -74,7 +74,7 @@ def open_limits() -> tuple[int, int]:
     Raises:
         ConfigError: The environment says something else than positive numbers.
     """
-    return _positive(OPEN_SECONDS, 60), _positive(OPEN_MEMORY, 4 << 30)
+    return _positive(OPEN_SECONDS, 120), _positive(OPEN_MEMORY, 4 << 30)
 
 
 @contextmanager

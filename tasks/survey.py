@@ -18,11 +18,19 @@ from tasks.target import open_target, placed
 
 @measured
 def survey_file(
-    run: Run, onnx: Artifact, images: Artifact, /, *, survey: Spec, attacked: int, seed: int
+    run: Run,
+    onnx: Artifact,
+    no_twin: Artifact | None,
+    images: Artifact,
+    /,
+    *,
+    survey: Spec,
+    attacked: int,
+    seed: int,
 ) -> dict[str, bytes]:
     """Accuracy of the first `attacked` images under every condition of one survey."""
     data = placed(read_images(run, images).test.first(attacked))
-    _, target = open_target(run, onnx, "gradients")
+    _, target = open_target(run, onnx, no_twin, "gradients")
     ask = bind(SURVEYS, survey, "evaluation.surveys")
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:

@@ -7,7 +7,6 @@ from hardening.data import Labelled
 from hardening.deployed import Deployed, bfloat16_is_faster
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
-from hardening.errors import NoTwin
 from hardening.spec import Spec, bind
 from hardening.threat import Model
 from tasks.data import device
@@ -15,29 +14,29 @@ from tasks.step import Run
 from tasks.store import Artifact
 
 
-def open_target(run: Run, onnx: Artifact, access: Access) -> tuple[Session, Deployed]:
+def open_target(
+    run: Run, onnx: Artifact, no_twin: Artifact | None, access: Access
+) -> tuple[Session, Deployed]:
     """The running file, and what an attack sees of it; its twin as fast as it can be.
 
     A fast twin leads a search by scores, too: the session takes twice as long for an answer.
+
+    Args:
+        no_twin: Why no gradients of the file are to be had, if that was found; see `inspect_file`.
     """
-    session, target = open_exact(run, onnx)
+    session, target = open_exact(run, onnx, no_twin)
     fast = target.differentiable and _fast(session)
     return session, Deployed(session, target.twin, fast=fast, scores=fast and access == "scores")
 
 
-def open_exact(run: Run, onnx: Artifact) -> tuple[Session, Deployed]:
-    """The running file, and what an attack sees of it; its twin computes what the file computes."""
+def open_exact(run: Run, onnx: Artifact, no_twin: Artifact | None) -> tuple[Session, Deployed]:
+    """The running file, and what an attack sees of it; its twin computes what the file computes.
+
+    Whether it has one is not asked again here: a twin that is not the file's would be believed.
+    """
     data = run.read(onnx)
-    session, twin = Session(data), find_twin(data)
-    return session, Deployed(session, session if isinstance(twin, NoTwin) else twin)
-
-
-def find_twin(data: bytes) -> Twin | NoTwin:
-    """The twin of a file, or why there is none: a result, for the evaluation goes on without."""
-    try:
-        return Twin(data).to(device())
-    except NoTwin as reason:
-        return reason
+    session = Session(data)
+    return session, Deployed(session, session if no_twin else Twin(data).to(device()))
 
 
 def led_by(

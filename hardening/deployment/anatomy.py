@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto
 
+from hardening.deployment.contract import KEY, Contract, contract_of
 from hardening.deployment.contrib import DOMAIN
-from hardening.deployment.signature import graph_input, graph_sha256
+from hardening.deployment.ends import forms
+from hardening.deployment.signature import graph_input, graph_output, graph_sha256
 from hardening.deployment.tensors import BITS, kind_of
-from hardening.deployment.untrusted import DOMAINS, read_model
+from hardening.deployment.untrusted import DOMAINS, parse, read_model
 from hardening.spec import Record
 
 WEIGHT: dict[str, int] = {
@@ -40,15 +42,22 @@ class Layer(Record):
 
 
 class Anatomy(Record):
-    """A file that passed the gate. Shapes have names or `?` where the file leaves a size open."""
+    """A file that passed the gate. Shapes have names or `?` where the file leaves a size open.
+
+    `contract` is what it carries, `output` the one of its `outputs` that answers: none where there
+    are several, any of `candidates` may, and the file does not say which one.
+    """
 
     sha256: str
     graph_sha256: str
     bytes: int
     opset: int
     producer: str
+    contract: Contract | None
     input: str
-    output: str
+    outputs: list[str]
+    output: str | None
+    candidates: list[str]
     operators: dict[str, int]
     parameters: int
     layers: list[Layer]
@@ -58,10 +67,16 @@ def dissect(data: bytes, name: str) -> Anatomy:
     """Look at `data` without running it.
 
     Raises:
-        ModelError: As `read_model`.
+        ModelError: As `read_model` and `forms`.
     """
-    model = read_model(data, name)
+    known = forms(data, name)
+    models = [read_model(form, name) for form in known]
+    whole = parse(data, name)
+    # What answers is all that counts, if that is known; else every node may.
+    model = models[0] if known == [data] else whole
     graph = model.graph
+    carries = any(entry.key == KEY for entry in whole.metadata_props)
+    candidates = [graph_output(read).name for read in models]
     makers = {output: node for node in graph.node for output in node.output}
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -74,8 +89,11 @@ def dissect(data: bytes, name: str) -> Anatomy:
         bytes=len(data),
         opset=next(entry.version for entry in model.opset_import if entry.domain in DOMAINS),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
+        contract=contract_of(whole, name) if carries else None,
         input=_end(graph_input(graph)),
-        output=_end(graph.output[0]),
+        outputs=[_end(value) for value in whole.graph.output],
+        output=_end(graph.output[0]) if known == [data] else None,
+        candidates=candidates,
         operators=dict(sorted(Counter(map(_operator, graph.node)).items())),
         parameters=sum(_elements(tensor) for tensor in stored.values()),
         layers=layers,

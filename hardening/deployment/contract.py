@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
+from collections.abc import Iterator
 from math import exp
 from typing import Annotated, Literal, Self
 
@@ -144,11 +145,13 @@ def floored(logarithms: Tensor) -> Tensor:
 
 def last_softmax(graph: onnx.GraphProto, output: str) -> onnx.NodeProto | None:
     """The Softmax or LogSoftmax whose answers are `output`, unchanged; None if none is."""
-    makers = {name: node for node in graph.node for name in node.output}
-    node = makers.get(output)
-    while node is not None and node.op_type in UNCHANGING:
-        node = makers.get(node.input[0])
+    node = next(reversed([*_backwards(graph, output)]), None)
     return node if node is not None and node.op_type in SOFTMAX else None
+
+
+def softmax_tail(graph: onnx.GraphProto, output: str) -> set[str]:
+    """What the last softmax answers and what only hands it on, `output` among it, by name."""
+    return {node.output[0] for node in _backwards(graph, output)}
 
 
 def check_channels(contract: Contract, channels: int, name: str) -> None:
@@ -162,6 +165,15 @@ def check_channels(contract: Contract, channels: int, name: str) -> None:
             f"{name}: got {len(contract.mean)} numbers as model.mean and model.std, expected "
             f"{channels}, one for each channel"
         )
+
+
+def _backwards(graph: onnx.GraphProto, output: str) -> Iterator[onnx.NodeProto]:
+    """The makers of `output`, last one first, up to the first that changes a number."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None:
+        yield node
+        node = makers.get(node.input[0]) if node.op_type in UNCHANGING else None
 
 
 def _at_least(x: Tensor, least: float) -> Tensor:

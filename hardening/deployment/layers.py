@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H x W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import onnx
@@ -11,12 +11,13 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from hardening.deployment.contract import Contract
-from hardening.deployment.parity import prove
+from hardening.deployment.contract import as_logits, floored, prepare, softmax_tail
+from hardening.deployment.parity import logits_of, prove
 from hardening.deployment.plan import Step
 from hardening.deployment.session import Session, start
-from hardening.deployment.signature import fixed_batch, graph_input
+from hardening.deployment.signature import filled, fixed_batch, graph_input
 from hardening.deployment.twin import Twin
+from hardening.deployment.untrusted import read_model
 from hardening.errors import ParityError
 from hardening.evidence import Parity
 
@@ -38,14 +39,17 @@ class Layer(NamedTuple):
 
     def differs(self, tolerance: float) -> bool:
         """Integers at all, floats by more than `tolerance` relative to the largest value or 1."""
-        scale = max(1.0, float(self.theirs.abs().max())) if self.theirs.numel() else 1.0
+        finite = self.theirs.nan_to_num(0.0, 0.0, 0.0)
+        scale = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
         limit = 0.0 if _is_integer(self.node) else tolerance * scale
         return self.ours.shape != self.theirs.shape or self.distance > limit
 
     @property
     def distance(self) -> float:
-        """The largest difference."""
-        return float((self.ours - self.theirs).abs().max()) if self.ours.numel() else 0.0
+        """The largest difference; infinite where one of them alone is no finite number."""
+        same = (self.ours == self.theirs) | (self.ours.isnan() & self.theirs.isnan())
+        gap = (self.ours - self.theirs).abs().masked_fill(same, 0).nan_to_num(torch.inf)
+        return float(gap.max()) if gap.numel() else 0.0
 
     def __str__(self) -> str:
         what = f"{self.node.op_type} {self.node.name!r} (tensor {self.tensor!r})"
@@ -56,12 +60,13 @@ class Layer(NamedTuple):
 
 
 def layers(twin: Twin, x: Tensor) -> list[Layer]:
-    """Tensors that both forms hold for images `x` (N, C, H, W), in the order of the graph.
+    """Tensors that both forms hold for images `x` (N, C, H, W) in [0, 1], in the graph's order.
 
     Of a quantized file these are the integers: to ask the runtime for a float between them would
-    change which kernels it uses.
+    change which kernels it uses. A file of a fixed batch is run batch after batch, the last one
+    filled up as everywhere; what each makes of a tensor is put together along its first axis.
     """
-    model = onnx.load_model_from_string(twin.data)
+    model = read_model(twin.data, twin.name)
     makers = {name: node for node in model.graph.node for name in node.output}
     steps = [step for step in twin.steps if isinstance(step, Step)]
     made = [name for step in steps for name in step.outputs if name in makers]
@@ -75,7 +80,15 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
     ]
     names = [*(integers or made), model.graph.output[0].name]
     names = list(dict.fromkeys(names))
-    ours, theirs = _ours(twin, steps, x), _theirs(model, twin.name, names, x)
+    parts = list(filled(x, batch)) if (batch := fixed_batch(model)) else [x]
+    answers = softmax_tail(model.graph, names[-1]) if twin.logarithms else {names[-1]}
+    ours = _joined(_ours(twin, steps, part) for part in parts)
+    theirs = _joined(_theirs(model, twin, names, parts))
+    for name in answers & theirs.keys():
+        # From a last softmax on, the twin holds logarithms where the file holds probabilities.
+        mine = ours[name]
+        ours[name] = floored(mine) if twin.logarithms else as_logits(mine, twin.contract, twin.name)
+        theirs[name] = as_logits(theirs[name], twin.contract, twin.name)
     return [Layer(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
 
 
@@ -85,20 +98,20 @@ def prove_twin(
     """`parity.prove` of a twin and the session of its file, on images `x` (N, C, H, W).
 
     Raises:
-        ParityError: They differ; of a file that takes any number of NCHW images in [0, 1] it names
-            the first node whose result does.
+        ParityError: They differ; the text names the first node whose result does.
     """
     try:
         return prove(name, twin, session, x, tolerance=tolerance)
     except ParityError as error:
-        if twin.contract != Contract() or fixed_batch(onnx.load_model_from_string(twin.data)):
-            raise
         raise ParityError(f"{error}; {_first(twin, session, x, tolerance)}") from error
 
 
 @torch.no_grad()
 def _first(twin: Twin, session: Session, x: Tensor, tolerance: float) -> str:
-    distance = (twin(x).cpu() - session(x)).abs().amax(1).nan_to_num(torch.inf)
+    ours, theirs = logits_of(twin, x), logits_of(session, x)
+    distance = torch.zeros(len(x))
+    if ours.shape == theirs.shape:
+        distance = (ours - theirs).abs().amax(1).nan_to_num(torch.inf)
     worst = x[distance.topk(min(IMAGES, len(x))).indices.to(x.device)]
     found = (layer for layer in layers(twin, worst) if layer.differs(tolerance))
     layer = next(found, None)
@@ -127,12 +140,25 @@ def _ours(twin: Twin, steps: Sequence[Step], x: Tensor) -> dict[str, Tensor]:
 
 
 def _theirs(
-    model: onnx.ModelProto, name: str, wanted: Sequence[str], x: Tensor
-) -> dict[str, Tensor]:
+    model: onnx.ModelProto, twin: Twin, wanted: Sequence[str], parts: Iterable[Tensor]
+) -> Iterable[dict[str, Tensor]]:
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(
         helper.make_empty_tensor_value_info(key) for key in wanted if key not in known
     )
-    session = start(model.SerializeToString(), name, 1)
-    given = {graph_input(model.graph).name: x.cpu().float().numpy()}
-    return dict(zip(wanted, map(torch.from_numpy, session.run(list(wanted), given)), strict=True))
+    session = start(model.SerializeToString(), twin.name, 1)
+    for part in parts:
+        fed = prepare(part.cpu().float(), twin.contract).numpy()
+        answers = session.run(list(wanted), {graph_input(model.graph).name: fed})
+        yield dict(zip(wanted, map(torch.from_numpy, answers), strict=True))
+
+
+def _joined(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several batches as one each."""
+    first, *others = parts
+    return {
+        name: torch.cat([torch.atleast_1d(part[name]) for part in (first, *others)])
+        if others
+        else value
+        for name, value in first.items()
+    }

@@ -3,6 +3,8 @@
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,18 @@ def compare(first: Tensor, second: Tensor) -> Parity:
     )
 
 
+def together(proofs: Sequence[Parity]) -> Parity:
+    """What was found on several sets of images, as of one; near ties are those of each set."""
+    images = sum(proof.images for proof in proofs)
+    return Parity(
+        images=images,
+        max_difference=max(proof.max_difference for proof in proofs),
+        scale=max(proof.scale for proof in proofs),
+        agreement=sum(proof.agreement * proof.images for proof in proofs) / images,
+        near_ties=sum(proof.near_ties for proof in proofs),
+    )
+
+
 def prove(name: str, first: Model, second: Model, x: Tensor, *, tolerance: float = 1e-4) -> Parity:
     """Compare two forms of a model on images `x` (N, C, H, W), or raise.
 
@@ -52,7 +66,7 @@ def prove(name: str, first: Model, second: Model, x: Tensor, *, tolerance: float
         ParityError: Shapes differ, logits are not finite or further apart than the tolerance, or a
             decision that is not a near tie differs.
     """
-    logits, others = _logits(first, x), _logits(second, x)
+    logits, others = logits_of(first, x), logits_of(second, x)
     if logits.shape != others.shape:
         raise ParityError(
             f"{name}: got logits {tuple(others.shape)}, expected {tuple(logits.shape)}"
@@ -84,7 +98,7 @@ def _check_batching(name: str, model: Model, x: Tensor, logits: Tensor, toleranc
     few = x[:FEW]
     limit = tolerance * max(1.0, float(logits.abs().max()))
     for batch in BATCHES:
-        difference = float((_logits(model, few, batch) - logits[:FEW]).abs().max())
+        difference = float((logits_of(model, few, batch) - logits[:FEW]).abs().max())
         if difference > limit:
             raise ParityError(
                 f"{name}: logits at batch size {batch} differ by {difference:.3g} from those in "
@@ -93,5 +107,6 @@ def _check_batching(name: str, model: Model, x: Tensor, logits: Tensor, toleranc
 
 
 @torch.no_grad()
-def _logits(model: Model, x: Tensor, batch: int = CHUNK) -> Tensor:
+def logits_of(model: Model, x: Tensor, batch: int = CHUNK) -> Tensor:
+    """Logits (N, K) of images `x` (N, C, H, W), on the CPU, `batch` images at a time."""
     return torch.cat([model(part).detach().float().cpu() for part in x.split(batch)])

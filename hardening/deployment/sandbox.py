@@ -2,11 +2,11 @@
 
 The child has no environment but its libraries', an empty folder, and limits that the kernel keeps:
 memory, processor time, sizes of files, open files. It parses and checks the bytes, makes a session
-and a twin of them, runs one black image and says so in one line. Bytes that make a parser or a
-kernel crash, hang or swell do so there. macOS does not enforce the limit of memory; a system
-without the module `resource` has the limit of time alone.
+and a twin of them, runs both as they will be run (see `opening`) and says so in one line. Bytes
+that make a parser or a kernel crash, hang or swell do so there. macOS does not enforce the limit
+of memory; a system without the module `resource` has the limit of time alone.
 
-    python -I -B -c CHILD <root of the packages> <name> <memory in B> <seconds> <contract>  < file
+    python -I -B -c CHILD <root of the packages> <name> <memory in B> <seconds> <what>  < file
 """
 
 import json
@@ -21,6 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
+
+from hardening.deployment.opening import ANY, NO_MEMORY, Opening, try_out
 from hardening.errors import ModelError
 
 CHILD = (
@@ -40,8 +43,6 @@ LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "SYSTEMROOT
 QUIET = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
 """What it is told besides: to compute on one core, and not to look for a GPU."""
 
-NO_MEMORY = re.compile(r"bad_alloc|not enough memory|(failed|cannot|unable) to allocate", re.I)
-
 READY = "ready"
 """What the child says when nothing was wrong."""
 
@@ -49,20 +50,19 @@ READY = "ready"
 class Limits(NamedTuple):
     """What opening a file may take: seconds of wall time, bytes of memory above the libraries'."""
 
-    seconds: float = 60
+    seconds: float = 120
     memory: int = 4 << 30
 
 
 LIMITS = Limits()
 
 
-def open_once(data: bytes, name: str, limits: Limits = LIMITS, contract: str = "{}") -> None:
-    """Open ONNX `data` in a child process; return only if that went well.
+def open_once(
+    data: bytes, name: str, what: Opening = ANY, limits: Limits = LIMITS
+) -> tuple[int, ...]:
+    """Open ONNX `data` in a child process; the shape (C, H, W) of the images that it ran there.
 
     Whether a twin can be made of it is for the caller to find out: here it must only be harmless.
-
-    Args:
-        contract: What the user says of the file, a `Contract` in JSON.
 
     Raises:
         ModelError: The gate or ONNX Runtime refuses the bytes, or opening them takes more than
@@ -74,7 +74,8 @@ def open_once(data: bytes, name: str, limits: Limits = LIMITS, contract: str = "
         empty.mkdir()
         kept = {key: os.environ[key] for key in LIBRARY_VARIABLES if key in os.environ}
         root = str(Path(__file__).parents[2])
-        told = [root, name, str(limits.memory), str(math.ceil(limits.seconds)), contract]
+        told = [root, name, str(limits.memory), str(math.ceil(limits.seconds))]
+        told.append(what.model_dump_json(exclude_unset=True))
         try:
             with verdict.open("wb") as said:
                 done = subprocess.run(  # noqa: S603  our own interpreter, no shell
@@ -89,11 +90,11 @@ def open_once(data: bytes, name: str, limits: Limits = LIMITS, contract: str = "
                 )
         except subprocess.TimeoutExpired as error:
             raise ModelError(_too_slow(name, limits)) from error
-        _judge(done.returncode, verdict.read_bytes(), name, limits)
+        return _judge(done.returncode, verdict.read_bytes(), name, limits)
 
 
-def _judge(code: int, said: bytes, name: str, limits: Limits) -> None:
-    """Raise unless the child ended as it should; what it says is as foreign as its file."""
+def _judge(code: int, said: bytes, name: str, limits: Limits) -> tuple[int, ...]:
+    """What the child ran if it ended as it should; what it says is as foreign as its file."""
     if code == -getattr(signal, "SIGXCPU", 0):
         raise ModelError(_too_slow(name, limits))
     if code < 0:
@@ -101,6 +102,7 @@ def _judge(code: int, said: bytes, name: str, limits: Limits) -> None:
     try:
         verdict = json.loads(said.splitlines()[-1])
         outcome, text = str(verdict["outcome"]), str(verdict["text"])
+        ran = tuple(int(size) for size in verdict["ran"])
     except (ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{name}: opening it ended with code {code} and no verdict") from error
     if outcome == "memory":
@@ -109,6 +111,7 @@ def _judge(code: int, said: bytes, name: str, limits: Limits) -> None:
     if outcome != READY or code != 0:
         line = "".join(c if c.isprintable() else " " for c in text)[:600]
         raise ModelError(line if line.startswith(f"{name}: ") else f"{name}: {line}")
+    return ran
 
 
 def _too_slow(name: str, limits: Limits) -> str:
@@ -117,15 +120,15 @@ def _too_slow(name: str, limits: Limits) -> str:
 
 def child() -> None:
     """The body of the child process; ends it."""
-    _, _, name, memory, seconds, contract = sys.argv
+    _, _, name, memory, seconds, what = sys.argv
     data = sys.stdin.buffer.read()
+    ran: tuple[int, ...] = ()
     _limit(int(seconds))
+    torch.set_num_threads(1)
     try:
-        # Imported before the memory is limited: the libraries' own is not the file's.
-        import hardening.deployment.twin  # noqa: F401, PLC0415
-
+        # Above what the libraries take, which are imported by now: that is not the file's.
         _limit_memory(int(memory))
-        _open(data, contract)
+        ran = try_out(data, Opening.model_validate_json(what))
         outcome, text = READY, ""
     except MemoryError:
         outcome, text = "memory", ""
@@ -134,32 +137,9 @@ def child() -> None:
         outcome = "memory" if NO_MEMORY.search(line) else "refused"
         text = line if isinstance(error, ModelError) else f"opening it failed: {line}"
     text = re.sub(r"^ONNX file \w{12}: ", f"{name}: ", text)
-    print(json.dumps({"outcome": outcome, "text": text}), flush=True)  # noqa: T201
+    print(json.dumps({"outcome": outcome, "text": text, "ran": ran}), flush=True)  # noqa: T201
     # Not through the destructors of libraries that the file may have confused.
     os._exit(0)
-
-
-def _open(data: bytes, contract: str) -> None:
-    import onnx  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-
-    from hardening.deployment.contract import Contract, with_contract  # noqa: PLC0415
-    from hardening.deployment.session import Session  # noqa: PLC0415
-    from hardening.deployment.signature import image_shape  # noqa: PLC0415
-    from hardening.deployment.twin import Twin  # noqa: PLC0415
-
-    torch.set_num_threads(1)
-    data = with_contract(data, Contract.model_validate_json(contract))
-    session = Session(data, threads=1)
-    shape = image_shape(onnx.load_model_from_string(data))
-    if all(shape):
-        session(torch.zeros(1, *shape))
-    try:
-        Twin(data)  # it runs one black image itself
-    except ModelError as error:
-        # A file without a twin may still be attacked as a black box.
-        if NO_MEMORY.search(str(error)):
-            raise
 
 
 def _limit(seconds: int) -> None:

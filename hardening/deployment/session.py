@@ -24,12 +24,23 @@ from hardening.deployment.signature import (
     name_of,
 )
 from hardening.deployment.storage import precision
-from hardening.deployment.untrusted import BATCH, DOMAINS, read_model
+from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import File
 
-CHUNK = BATCH
-"""Images per call of ONNX Runtime: the number for which the sizes of activations were checked."""
+CHUNK = 64
+"""Most images per call of ONNX Runtime; larger batches leave a processor's cache and are slower.
+As many as a twin is given at a time: what a file takes was tried with them."""
+
+FAILURES = (
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
+"""What ONNX Runtime raises of a file that it does not run."""
 
 
 class Session:
@@ -85,7 +96,10 @@ class Session:
 
     def _run(self, x: Tensor) -> Tensor:
         fed = prepare(x, self.contract).numpy()
-        (answers,) = self._session.run([self._output], {self._input: fed})
+        try:
+            (answers,) = self._session.run([self._output], {self._input: fed})
+        except FAILURES as error:
+            raise _refused(self.name, f"images {tuple(x.shape)}", error) from error
         return as_logits(torch.from_numpy(answers), self.contract, self.name)
 
 
@@ -105,13 +119,11 @@ def start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(data, options, providers=list(providers()))
-    except (
-        runtime.Fail,
-        runtime.InvalidArgument,
-        runtime.InvalidGraph,
-        runtime.InvalidProtobuf,
-        runtime.NotImplemented,
-        runtime.RuntimeException,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{name}: ONNX Runtime does not run it: {reason}") from error
+    except FAILURES as error:
+        raise _refused(name, "it", error) from error
+
+
+def _refused(name: str, what: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{name}: ONNX Runtime does not run {what}: {' '.join(str(error).split())[:300]}"
+    )

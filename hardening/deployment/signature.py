@@ -74,11 +74,11 @@ def check_images(x: Tensor, shape: tuple[int, ...], name: str) -> None:
 
 def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
     """Logits of images `x` by a `run` that takes exactly `batch` of them; black ones fill up."""
+    return torch.cat([run(part) for part in filled(x, batch)])[: len(x)]
 
-    def parts() -> Iterator[Tensor]:
-        for part in x.split(batch):
-            missing = batch - len(part)
-            full = torch.cat([part, part.new_zeros(missing, *x.shape[1:])]) if missing else part
-            yield run(full)[: len(part)]
 
-    return torch.cat(list(parts()))
+def filled(x: Tensor, batch: int) -> Iterator[Tensor]:
+    """Images `x` (N, C, H, W) in parts of `batch`, black ones at the end of the last part."""
+    for part in x.split(batch):
+        missing = batch - len(part)
+        yield torch.cat([part, part.new_zeros(missing, *x.shape[1:])]) if missing else part

@@ -58,10 +58,10 @@ class Twin(nn.Module):
         # Most files that say a fixed batch would take any: then there is no need to go slowly.
         fixed = fixed_batch(model)
         self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
-        with _explained(self.name):
+        with explained(self.name):
             softmax = last_softmax(model.graph, model.graph.output[0].name)
-            self._logarithms = self.contract.outputs == "probabilities" and softmax is not None
-            if self._logarithms and softmax is not None:
+            self.logarithms = self.contract.outputs == "probabilities" and softmax is not None
+            if self.logarithms and softmax is not None:
                 # Where the softmax itself saturates it has no gradient, and attacks would fail.
                 softmax.op_type = "LogSoftmax"
             graph = unsigned(read_graph(model))
@@ -89,7 +89,7 @@ class Twin(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         answers = self._compute(prepare(x, self.contract))
-        if self._logarithms:
+        if self.logarithms:
             # An attack needs more than the floor that the session's answers have: classes that tie
             # there have no order, and a loss of their differences no direction.
             return answers if x.requires_grad else floored(answers)
@@ -125,8 +125,12 @@ class Twin(nn.Module):
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Name the file when its graph cannot be computed, whoever notices."""
+def explained(name: str) -> Iterator[None]:
+    """Name the file when its graph cannot be computed, whoever notices.
+
+    Raises:
+        NoTwin: Something raised what torch or an operator of ours raises.
+    """
     try:
         yield
     except (RuntimeError, LookupError, TypeError, ValueError) as error:

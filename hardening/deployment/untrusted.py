@@ -65,7 +65,7 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
     Raises:
         ModelError: Anything else; the text starts with `name`.
     """
-    model = _parse(data, name)
+    model = parse(data, name)
     graph = model.graph
     if len(graph.node) > MAX_NODES:
         raise ModelError(f"{name}: got {len(graph.node)} nodes, expected at most {MAX_NODES}")
@@ -88,7 +88,12 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
     return _narrowed(model, output)
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
+def parse(data: bytes, name: str) -> onnx.ModelProto:
+    """The message that `data` is, of which nothing is checked but that it has a graph.
+
+    Raises:
+        ModelError: It is too large, or none; the text starts with `name`.
+    """
     if len(data) > MAX_BYTES:
         raise ModelError(f"{name}: got {len(data)} bytes, expected at most {MAX_BYTES}")
     try:

@@ -8,9 +8,11 @@ from flows import sources
 from flows.__main__ import main
 from hardening.deployment import sandbox
 from hardening.deployment.contract import Contract
+from hardening.deployment.opening import Opening
+from hardening.deployment.session import Session
 from hardening.errors import ConfigError, ModelError
 from tasks import foreign
-from tasks.foreign import check_foreign
+from tasks.foreign import check_foreign, check_sizes
 
 GOOD = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[batch,1,8,8] x) => (float[batch,10] y) {
@@ -34,8 +36,9 @@ def opened(monkeypatch):
     """Names of what was opened, in a child that says yes at once."""
     names = []
 
-    def open_once(_data, name, limits, _contract):
+    def open_once(_data, name, what, limits):
         names.append((name, limits))
+        return what.shape or (1, 8, 8)
 
     monkeypatch.setattr(foreign, "open_once", open_once)
     return names
@@ -100,6 +103,23 @@ def test_a_champion_is_a_foreign_file_too(file, opened, monkeypatch):
 
 def test_a_file_is_opened_anew_when_its_contract_changes(file, opened):
     for contract in (Contract(), Contract(range="0..255"), Contract(range="0..255")):
-        check_foreign(file.read_bytes(), "file.onnx", contract)
+        check_foreign(file.read_bytes(), "file.onnx", Opening(contract=contract))
 
     assert len(opened) == 2
+
+
+def test_open_sizes_are_opened_on_the_dataset_s_and_fixed_ones_are_not(file, opened, monkeypatch):
+    whats = []
+    monkeypatch.setattr(foreign, "open_once", lambda *told: whats.append(told[2]) or (1, 8, 8))
+    session = Session(file.read_bytes())
+    check_sizes(session, "file.onnx", (1, 8, 8))
+    assert whats == []
+
+    model = onnx.load(file)
+    for size in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        size.dim_param = "side"
+    session = Session(model.SerializeToString())
+    for _ in range(2):
+        check_sizes(session, "file.onnx", (1, 9, 9))
+    assert [what.shape for what in whats] == [(1, 9, 9)]
+    assert check_foreign(session.data, "file.onnx", whats[0]) == (1, 8, 8)

@@ -1,9 +1,13 @@
+import numpy as np
+import onnx
 import pytest
 import torch
 import torchvision
+from onnx import numpy_helper
 
+from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.layers import layers, prove_twin
+from hardening.deployment.layers import Layer, layers, prove_twin
 from hardening.deployment.quantize import quantize_int8
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
@@ -67,6 +71,72 @@ def test_a_difference_of_floats_is_named_too(floats, tools):
 
     with pytest.raises(ParityError, match=f"; first Conv '{convolutions[1].node.name}'"):
         prove_twin("shipped", twin, Session(twin.data), tools.pictures(20))
+
+
+THEIRS = """<ir_version: 10, opset_import: ["" : 20]>
+g (float[1,16,16,3] images) => (float[1,10] answers) {
+    planes = Transpose<perm = [0, 3, 1, 2]>(images) unit = Mul(planes, small)
+    a = Conv<pads = [1, 1, 1, 1]>(unit, w) b = Relu(a) c = Conv<strides = [2, 2]>(b, v)
+    d = Sigmoid(c) e = GlobalAveragePool(d) f = Flatten(e) g = MatMul(f, u)
+    answers = Softmax(g) }"""
+
+
+@pytest.fixture
+def theirs():
+    """A file of one image, NHWC in 0..255, that ends in a softmax."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(THEIRS)
+    shapes = {"w": (8, 3, 3, 3), "v": (12, 8, 3, 3), "u": (12, 10)}
+    stored = {name: rng.normal(size=shape) for name, shape in shapes.items()} | {"small": 1 / 255}
+    for name, value in stored.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    for node in model.graph.node:
+        node.name = f"the {node.op_type} of {node.output[0]}"
+    contract = Contract(layout="NHWC", range="0..255", outputs="probabilities")
+    return with_contract(model.SerializeToString(), contract)
+
+
+def test_a_file_of_any_contract_and_a_fixed_batch_has_the_runtime_s_layers(theirs, tools):
+    found = layers(Twin(theirs), tools.pictures(5))
+
+    assert [layer.tensor for layer in found][-2:] == ["g", "answers"]
+    assert {len(layer.ours) for layer in found} == {5}
+    assert not any(layer.differs(1e-5) for layer in found)
+
+
+@pytest.mark.parametrize("tensor", ["unit", "c", "d", "g", "answers"])
+def test_the_node_that_differs_is_named_whatever_the_contract(tensor, theirs, tools):
+    twin = Twin(theirs)
+    broken = step(twin, tensor)
+    right = broken.compute
+    broken.compute = lambda *inputs: 1.01 * right(*inputs)
+
+    with pytest.raises(ParityError) as caught:
+        prove_twin("twin", twin, Session(theirs), tools.pictures(20))
+
+    node = next(n for n in onnx.load_model_from_string(theirs).graph.node if tensor in n.output)
+    assert f"; first {node.op_type} {node.name!r} (tensor {tensor!r}): " in str(caught.value)
+
+
+def test_a_larger_fixed_batch_is_filled_up(theirs, tools):
+    model = onnx.load_model_from_string(theirs)
+    for end in (*model.graph.input, *model.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_value = 4
+    twin = Twin(model.SerializeToString())
+
+    found = layers(twin, tools.pictures(6))
+
+    assert {len(layer.theirs) for layer in found} == {8}
+    assert not any(layer.differs(1e-5) for layer in found)
+
+
+def test_what_is_not_finite_in_one_form_alone_differs():
+    node = onnx.helper.make_node("Log", ["x"], ["y"])
+    fine, bad = torch.tensor([0.0, -torch.inf]), torch.tensor([torch.nan, -torch.inf])
+
+    assert Layer(node, "y", fine, bad).differs(1e-4)
+    assert Layer(node, "y", fine + 1, fine).differs(1e-4)
+    assert not Layer(node, "y", bad, bad).differs(1e-4)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hardening.deployment.parity import compare, prove
+from hardening.deployment.parity import compare, prove, together
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
 from hardening.errors import ParityError
@@ -98,3 +98,14 @@ def test_a_form_that_depends_on_the_batch_is_refused():
 
     with pytest.raises(ParityError, match="logits at batch size 1 differ"):
         prove("centred", centred, centred, x)
+
+
+def test_several_proofs_are_told_as_one():
+    first = compare(torch.tensor([[1.0, 0.0], [0.0, 9.0]]), torch.tensor([[1.0, 0.0], [0.0, 9.0]]))
+    second = compare(torch.tensor([[0.1, 0.0]]), torch.tensor([[0.1, 0.2]]))
+
+    found = together([first, second])
+
+    assert (found.images, found.scale, found.near_ties) == (3, 9, 1)
+    assert found.max_difference == pytest.approx(0.2)
+    assert found.agreement == pytest.approx(2 / 3)

@@ -52,7 +52,7 @@ def slow():
 def test_a_good_file_opens(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
-    open_once(parsed(GOOD), "file.onnx")
+    assert open_once(parsed(GOOD), "file.onnx") == (1, 4, 4)
 
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
@@ -66,13 +66,13 @@ def test_what_the_gate_refuses_is_refused_with_its_words():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps this limit")
 def test_a_file_that_swells_is_refused():
     with pytest.raises(ModelError, match=r"^file\.onnx: opening it took more than 1 GiB of memory"):
-        open_once(swelling(), "file.onnx", Limits(memory=GIB))
+        open_once(swelling(), "file.onnx", limits=Limits(memory=GIB))
 
 
 def test_a_file_that_never_ends_is_refused_in_time():
     start = time.monotonic()
     with pytest.raises(ModelError, match=r"^file\.onnx: opening it took more than 8 s$"):
-        open_once(slow(), "file.onnx", Limits(seconds=8))
+        open_once(slow(), "file.onnx", limits=Limits(seconds=8))
     assert time.monotonic() - start < 12
 
 
@@ -81,11 +81,11 @@ BODIES = {
     "silence": ("pass", "ended with code 0 and no verdict"),
     "a lie": ("print('[]')", "no verdict"),
     "a lie with an error code": (
-        'import sys; print(\'{"outcome": "ready", "text": ""}\'); sys.exit(3)',
+        'import sys; print(\'{"outcome": "ready", "text": "", "ran": []}\'); sys.exit(3)',
         "^file.onnx: $",
     ),
     "escapes": (
-        'print(\'{"outcome": "refused", "text": "a\\\\u001b[2J\\\\nb"}\')',
+        'print(\'{"outcome": "refused", "ran": [], "text": "a\\\\u001b[2J\\\\nb"}\')',
         r"^file\.onnx: a \[2J b$",
     ),
     "a flood": (
@@ -102,7 +102,7 @@ def test_whatever_the_child_does_the_parent_says_one_line(what, monkeypatch):
     monkeypatch.setattr(sandbox, "CHILD", start + body)
 
     with pytest.raises(ModelError, match=reason) as got:
-        open_once(b"x" * (1 << 20), "file.onnx", Limits(seconds=20))
+        open_once(b"x" * (1 << 20), "file.onnx", limits=Limits(seconds=20))
     assert str(got.value).isprintable()
 
 
@@ -115,7 +115,7 @@ def test_the_child_has_neither_our_environment_nor_our_folder(tmp_path, monkeypa
         "CHILD",
         "import json, os; seen = [dict(os.environ), os.getcwd(), os.listdir('.')]\n"
         f"json.dump(seen, open({str(seen)!r}, 'w'))\n"
-        'print(\'{"outcome": "ready", "text": ""}\')',
+        'print(\'{"outcome": "ready", "text": "", "ran": []}\')',
     )
 
     open_once(b"", "file.onnx")

@@ -1,0 +1,119 @@
+"""What a file of unknown origin must stand before it is used: all that will be done to it later.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+import re
+from collections.abc import Iterator
+
+import torch
+
+from hardening.deployment.contract import Contract, with_contract
+from hardening.deployment.ends import forms
+from hardening.deployment.session import CHUNK, Session
+from hardening.deployment.signature import name_of
+from hardening.deployment.twin import Twin, explained
+from hardening.errors import ModelError, NoTwin
+from hardening.spec import Record
+
+NO_MEMORY = re.compile(
+    r"bad_alloc|not enough memory|(failed|unable) to allocate|(cannot|can't) allocate", re.I
+)
+"""How libraries say so."""
+
+BATCHES = (1, CHUNK)
+"""Images at a time, as an evaluation runs them."""
+
+DIFFERENTIATED = 8
+"""Images whose gradients are taken at a time. An evaluation takes those of `CHUNK`, for which
+large honest networks want more memory than a file may take here: 8 times of this at most, for
+what grows faster than the batch has grown too much in the forward pass."""
+
+SIDES = (32, 224)
+"""Pixels along a side that a file leaves open, where no dataset says it: the first it takes."""
+
+SIDES_OF_GREY = (28, 224)
+"""The same for one channel."""
+
+
+class Opening(Record):
+    """How to open a file: as a user's `contract` says, on the images (C, H, W) of a dataset.
+
+    Without a contract the file is opened as it says itself, and if it has several outputs and does
+    not say which one answers, with each that may; without a shape on images of likely sizes.
+    """
+
+    contract: Contract | None = None
+    shape: tuple[int, int, int] | None = None
+
+
+ANY = Opening()
+"""Nothing is known of the file."""
+
+
+def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
+    """Run a session and a twin of the file as an evaluation would; the shape of the images.
+
+    A file without a twin may pass: it can be attacked as a black box.
+
+    Raises:
+        ModelError: The gate or ONNX Runtime refuses it, or does not run these images.
+        MemoryError: It wants more than there is; a `ModelError` may say so, too, see `NO_MEMORY`.
+    """
+    name, contract = name_of(data), what.contract
+    for form in forms(data, name) if contract is None else [with_contract(data, contract, name)]:
+        session = Session(form, threads=1)
+        shape = what.shape or _accepted(session)
+        if what.shape:
+            _run(session, what.shape)
+        _try_twin(form, shape)
+    return tuple(shape)
+
+
+def _accepted(session: Session) -> tuple[int, ...]:
+    """The first likely shape of images that the file runs."""
+    *others, last = likely(session.image_shape)
+    for shape in others:
+        try:
+            _run(session, shape)
+        except ModelError as error:
+            # The shape is a guess of ours: a file need not take such small images.
+            if NO_MEMORY.search(str(error)):
+                raise
+        else:
+            return shape
+    _run(session, last)
+    return last
+
+
+def likely(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Shapes (C, H, W) that images may have, at least one, where 0 stands for an open size."""
+    if all(shape):
+        yield shape
+        return
+    if not shape[0] and shape[2] in {1, 3}:
+        # Of a file in NHWC that says nothing of it, the last size is the channels.
+        for side in SIDES:
+            yield tuple(size or side for size in shape)
+        return
+    for channels in (shape[0],) if shape[0] else (3, 1):
+        for side in SIDES_OF_GREY if channels == 1 else SIDES:
+            yield channels, shape[1] or side, shape[2] or side
+
+
+def _run(session: Session, shape: tuple[int, ...]) -> None:
+    for batch in BATCHES:
+        session(torch.zeros(batch, *shape))
+
+
+def _try_twin(data: bytes, shape: tuple[int, ...]) -> None:
+    try:
+        twin = Twin(data)
+        with explained(twin.name):
+            with torch.no_grad():
+                twin(torch.zeros(CHUNK, *shape))
+            x = torch.zeros(DIFFERENTIATED, *shape, requires_grad=True)
+            torch.autograd.grad(twin(x).sum(), x, allow_unused=True)
+    except NoTwin as error:
+        if NO_MEMORY.search(str(error)):
+            raise
