@@ -5,17 +5,20 @@ Shapes: B images, C channels, H x W pixels.
 
 import onnx
 import torch
-from onnx import compose, version_converter
+from onnx import compose
 from torch import Tensor, nn
 
 from hardening.deployment.contract import Contract, contract_of, images_of, prepare
-from hardening.deployment.export import OPSET, strip, to_onnx
+from hardening.deployment.export import to_onnx
 from hardening.deployment.signature import check_images, graph_input, image_shape, name_of
 from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 
 OLDEST_OPSET = 11
-"""The first that rounds."""
+"""The first that rounds. What a preprocessing consists of means the same in all that followed."""
+
+LATER = {"Cast": "saturate", "Reshape": "allowzero"}
+"""Attributes that operators have got since then, of no use here."""
 
 
 def put_in_front(module: nn.Module, data: bytes, shape: tuple[int, int, int]) -> bytes:
@@ -45,8 +48,6 @@ def put_in_front(module: nn.Module, data: bytes, shape: tuple[int, int, int]) ->
     check_images(images, image_shape(model), name)
     example = prepare(images, contract)
     front = to_onnx(_Fed(module, contract).eval(), example, ("input", "output"))
-    if opset != OPSET:
-        front = strip(version_converter.convert_version(front, opset))
     _join(front.graph, model.graph, fed.name)
     for dimension, size in zip(fed.type.tensor_type.shape.dim[1:], example.shape[1:], strict=True):
         dimension.dim_value = size  # the preprocessing was written for images of this size
@@ -75,6 +76,9 @@ def _join(front: onnx.GraphProto, graph: onnx.GraphProto, fed: str) -> None:
     renamed = compose.add_prefix_graph(front, prefix)
     first, last = renamed.input[0].name, renamed.output[0].name
     for node in renamed.node:
+        kept = [entry for entry in node.attribute if entry.name != LATER.get(node.op_type)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
         node.input[:] = [fed if name == first else name for name in node.input]
     for node in graph.node:
         node.input[:] = [last if name == fed else name for name in node.input]

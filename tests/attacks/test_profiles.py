@@ -36,7 +36,10 @@ def test_every_profile_is_enough_for_what_is_due_against_any_model(profile, norm
     specs = [s for s in PROFILES[profile].attacks if norm in facts(ATTACKS[s.name]).norms]
     enough = []
     for spec in specs:
-        passes, least = cost(spec, ThreatModel(norm=norm, eps=0.1)), MINIMUM[kind(spec, "white-box")]
+        passes, least = (
+            cost(spec, ThreatModel(norm=norm, eps=0.1)),
+            MINIMUM[kind(spec, "white-box")],
+        )
         if passes.forwards >= least[0] and passes.backwards >= least[1]:
             enough.append(spec)
     assert {"white-box", "transfer", "differential", "gradient-free"} <= {
