@@ -8,7 +8,7 @@ from pydantic import Field
 from attacks import ATTACKS
 from hardening.attack import facts
 from hardening.errors import ConfigError
-from hardening.evidence import QUANTIZED, Kind, Precision
+from hardening.evidence import Kind
 from hardening.spec import Spec
 
 
@@ -108,8 +108,8 @@ what fools them may fool this one; what a quantized file alone gets wrong; and a
 gradients, because those can be masked. An attack from a parent is left out where there is none."""
 
 
-def kind(spec: AttackSpec, precision: Precision) -> Kind:
-    """How an attack gets at a file of this precision."""
+def kind(spec: AttackSpec, own: Kind) -> Kind:
+    """How an attack gets at a file; `own` is how one does that follows the file's own gradients."""
     if facts(ATTACKS[spec.name]).differential:
         return "differential"
     if spec.source != "file":
@@ -118,7 +118,7 @@ def kind(spec: AttackSpec, precision: Precision) -> Kind:
         return "gradient-free"
     if any(wrapper.name == "expectation" for wrapper in spec.through):
         return "expectation"
-    return "straight-through" if precision in QUANTIZED else "white-box"
+    return own
 
 
 def in_order(specs: Sequence[AttackSpec]) -> list[AttackSpec]:
@@ -128,7 +128,7 @@ def in_order(specs: Sequence[AttackSpec]) -> list[AttackSpec]:
     So an image that falls to a later kind is one that the earlier kinds could not break.
     """
     ranks = {"transfer": 1, "differential": 1, "gradient-free": 2}
-    return sorted(specs, key=lambda spec: ranks.get(kind(spec, "float32"), 0))
+    return sorted(specs, key=lambda spec: ranks.get(kind(spec, "white-box"), 0))
 
 
 def label(spec: AttackSpec) -> str:

@@ -4,18 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 from defenses.adversarial_training import adversarial_training
+from defenses.bit_depth import behind_bit_depth, bit_depth
 from defenses.compactness import compactness
 from defenses.declaration import Defense
+from defenses.distillation import distillation
+from defenses.ensemble import answering_together, ensemble
+from defenses.ensemble_adversarial_training import ensemble_adversarial_training
 from defenses.extreme_norm import extreme_norm
 from defenses.fast_bat import fast_bat
 from defenses.free import free
 from defenses.half_precision import half_precision
 from defenses.helper import helper
+from defenses.jpeg import behind_jpeg, jpeg
 from defenses.mart import mart
 from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
 from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
+from defenses.smooth_activation import smooth_activation, with_smooth_activation
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
@@ -32,7 +38,18 @@ DEFENSES: dict[str, Defense] = {
     "quantization": quantization,
     "quantization_aware": quantization_aware,
     "half_precision": half_precision,
+    "jpeg": jpeg,
+    "bit_depth": bit_depth,
+    "smooth_activation": smooth_activation,
+    "ensemble": ensemble,
+    "ensemble_adversarial_training": ensemble_adversarial_training,
+    "distillation": distillation,
 }
 
-FORMS: dict[str, Callable[..., Any]] = {}
+FORMS: dict[str, Callable[..., Any]] = {
+    "jpeg": behind_jpeg,
+    "bit_depth": behind_bit_depth,
+    "smooth_activation": with_smooth_activation,
+    "ensemble": answering_together,
+}
 """Models made of other models, by the name that their files have: see `hardening.models.form`."""

@@ -13,7 +13,8 @@ from hardening.threat import ThreatModel
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Status = Literal["SOLID", "AT-BASED", "TRANSFER-ONLY", "BROKEN", "CERTIFIED"]
+Status = Literal["SOLID", "AT-BASED", "TRANSFER-ONLY", "BROKEN", "CERTIFIED", "NO DEFENSE"]
+"""`NO DEFENSE` is what only prepares another link of the chain, which then gives the status."""
 
 
 class Defense(Protocol):

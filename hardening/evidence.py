@@ -190,12 +190,14 @@ class File(Record):
 
     `sha256` is that of the attacked bytes, `graph_sha256` that of their graph, which is also that
     of the shipped file: its metadata tell what was measured. Evidence older than it has none.
+    `rounds` says that something made of the image is rounded on the way to the logits.
     """
 
     sha256: str
     graph_sha256: str = ""
     bytes: int
     precision: Precision
+    rounds: bool = False
     opset: int
     operators: dict[str, int]
     providers: list[str]
@@ -206,6 +208,17 @@ class File(Record):
     def identity(self) -> str:
         """What two files have in common that compute the same."""
         return self.graph_sha256 or self.sha256
+
+    @property
+    def gradients(self) -> Kind:
+        """The kind of an attack that follows the file's own gradients.
+
+        Those of a rounding are a stand-in: what makes it quantized or, in a float file, what a
+        defense has put there, is passed by.
+        """
+        if self.precision in QUANTIZED:
+            return "straight-through"
+        return "bpda" if self.rounds else "white-box"
 
 
 class Example(Record):

@@ -126,11 +126,14 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
 def missing_attacks(model: Evidence) -> list[str]:
     """The kinds of attack that are due against `model` and did not run with enough effort.
 
-    A straight-through attack is the white-box attack on a quantized file, and an attack by
-    expectation that on a model against which it is due, a random one.
+    By a file's own gradients an attack is of the one kind that `File.gradients` says, and meets
+    what it stands for: straight through a quantized file it passes what a defense rounds there,
+    too. An attack by expectation is the white-box attack on a model against which it is due.
     """
     ran = {row.kind for row in model.attacks if is_serious(row)}
-    if "straight-through" in ran or ("expectation" in ran and "expectation" in model.due):
+    if "straight-through" in ran:
+        ran |= {"bpda", "white-box"}
+    if "bpda" in ran or ("expectation" in ran and "expectation" in model.due):
         ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]
 

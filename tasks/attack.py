@@ -83,7 +83,7 @@ def attack_file(
         params=resolve(ATTACKS[attack.name], attack.params),
         source=attack.source,
         through=[wrapper.model_dump() for wrapper in attack.through],
-        kind=kind(attack, session.facts().precision),
+        kind=kind(attack, session.facts().gradients),
         attacked=len(outcome.attacked),
         sampled=len(rest) > 0,
         fell=outcome.attacked[fell].tolist(),

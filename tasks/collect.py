@@ -84,7 +84,7 @@ def collect_evidence(
         name=name,
         role=role,
         defenses=[spec.model_dump() for spec in defenses],
-        due=_due(due, clean["file"]["precision"]),
+        due=_due(due, File(**clean["file"])),
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
@@ -110,11 +110,11 @@ def collect_evidence(
     return {"evidence": checked.model_dump_json(indent=1).encode()}
 
 
-def _due(due: list[Kind], precision: str) -> list[Kind]:
-    """What is due against a file of this precision: int8 has gradients only straight through."""
-    if precision != "int8" or "straight-through" in due:
+def _due(due: list[Kind], file: File) -> list[Kind]:
+    """What is due against this file: one that rounds has no exact gradients."""
+    if not file.rounds or file.gradients in due:
         return due
-    return ["straight-through" if kind == "white-box" else kind for kind in due]
+    return [file.gradients if kind == "white-box" else kind for kind in due]
 
 
 def _notes(

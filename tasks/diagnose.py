@@ -79,7 +79,7 @@ def diagnose_file(
         limits,
         gates,
         run,
-        exact_gradients=session.facts().precision != "int8",
+        exact_gradients=not session.facts().rounds,
     )
     if session.facts().precision in QUANTIZED:
         if parent is None:

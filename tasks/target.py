@@ -69,6 +69,6 @@ def placed(images: Labelled) -> Labelled:
 
 
 def _fast(session: Session) -> bool:
-    """An int8 twin rounds as the file does: bfloat16 would change every rounding."""
+    """A twin rounds as the file does: bfloat16 would change every rounding."""
     cpu = device().type == "cpu"
-    return cpu and session.facts().precision != "int8" and bfloat16_is_faster()
+    return cpu and not session.facts().rounds and bfloat16_is_faster()

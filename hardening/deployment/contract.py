@@ -119,6 +119,17 @@ def prepare(x: Tensor, contract: Contract) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous() if contract.layout == "NHWC" else x
 
 
+def images_of(fed: Tensor, contract: Contract) -> Tensor:
+    """Inverse of `prepare`, to float rounding: the images (B, C, H, W) in [0, 1]."""
+    x = fed.permute(0, 3, 1, 2) if contract.layout == "NHWC" else fed
+    if contract.mean is not None and contract.std is not None:
+        mean, std = (
+            x.new_tensor(values)[:, None, None] for values in (contract.mean, contract.std)
+        )
+        x = x * std + mean
+    return x / 255 if contract.range == "0..255" else x
+
+
 def as_logits(answers: Tensor, contract: Contract, name: str) -> Tensor:
     """Logits (B, K) of what the file answered; of probabilities their logarithm, floored.
 

@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hardening.deployment.contract import KEY
 from hardening.deployment.quiet import quiet
@@ -34,25 +34,38 @@ def export(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
     if isinstance(model, Twin):
         return model.data
     _check_exportable(model)
-    image = next(iter(inspect.signature(model.forward).parameters))
-    with quiet():
-        program = torch.onnx.export(
-            deepcopy(model).cpu(),
-            (torch.zeros(2, *shape),),
-            dynamo=True,
-            opset_version=OPSET,
-            external_data=False,
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes={image: {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
-    if program is None:
-        raise ModelError(f"{type(model).__name__}: the exporter returned no program")
-    proto = strip(program.model_proto)
+    proto = to_onnx(model, torch.zeros(2, *shape), ("input", "logits"))
     data = bytes(proto.SerializeToString(deterministic=True))
     read_model(data, type(model).__name__)
     return data
+
+
+def to_onnx(module: nn.Module, example: Tensor, ends: tuple[str, str]) -> onnx.ModelProto:
+    """`module`, in eval mode, as a graph for any number of inputs like those of `example`.
+
+    Args:
+        example: Two inputs or more.
+        ends: Names of the input and the output.
+
+    Raises:
+        ModelError: There is no such graph.
+    """
+    first = next(iter(inspect.signature(module.forward).parameters))
+    with quiet():
+        program = torch.onnx.export(
+            deepcopy(module).cpu(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=[ends[0]],
+            output_names=[ends[1]],
+            dynamic_shapes={first: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError(f"{type(module).__name__}: the exporter returned no program")
+    return strip(program.model_proto)
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:

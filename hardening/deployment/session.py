@@ -23,7 +23,7 @@ from hardening.deployment.signature import (
     in_batches,
     name_of,
 )
-from hardening.deployment.storage import precision
+from hardening.deployment.storage import precision, rounds
 from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import File
@@ -87,6 +87,7 @@ class Session:
             graph_sha256=graph_sha256(self.data),
             bytes=len(self.data),
             precision=precision(self._model),
+            rounds=rounds(self._model),
             opset=max(versions),
             operators=dict(sorted(operators.items())),
             providers=self._session.get_providers(),

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hardening.deployment.signature import name_of
+from hardening.deployment.signature import graph_input, name_of
 from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import Precision
@@ -27,6 +27,11 @@ ROUNDING = frozenset(
 LARGEST = 7
 """4-bit weights are symmetric: -7 to 7 steps of the largest weight of an output channel."""
 
+STAIRCASES = frozenset({"Ceil", "Floor", "Round", "Sign"})
+
+SIZES = frozenset({"Shape", "Size"})
+"""Operators that look at no value."""
+
 OUTPUT_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": -1}
 """Where a layer's stored weight counts output channels; of a Gemm if it is transposed."""
 
@@ -44,6 +49,18 @@ def precision(model: onnx.ModelProto) -> Precision:
     return "float16" if TensorProto.FLOAT16 in kinds else "float32"
 
 
+def rounds(model: onnx.ModelProto) -> bool:
+    """Whether anything made of the image's values is rounded: exact gradients would be zero."""
+    reached = {graph_input(model.graph).name}
+    for node in model.graph.node:
+        if node.op_type in SIZES or not reached & {*node.input}:
+            continue
+        if node.op_type in STAIRCASES:
+            return True
+        reached |= {*node.output}
+    return precision(model) == "int8"
+
+
 def store_in_4_bits(data: bytes) -> bytes:
     """ONNX bytes of a float file with the weights of its layers in 4 bits, a scale per channel.
 
@@ -57,7 +74,7 @@ def store_in_4_bits(data: bytes) -> bytes:
     """
     model = _float(data)
     graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     made: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         name = node.input[1] if node.op_type in OUTPUT_AXIS else ""

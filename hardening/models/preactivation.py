@@ -4,7 +4,6 @@ Shapes: B images, C channels, H x W pixels.
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class PreactivationBlock(nn.Module):
@@ -16,6 +15,7 @@ class PreactivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.relu = nn.ReLU()
         self.shortcut = (
             nn.Identity()
             if stride == 1 and channels == out
@@ -24,10 +24,10 @@ class PreactivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) to (B, out, H / stride, W / stride)."""
-        active = F.relu(self.bn1(x))
+        active = self.relu(self.bn1(x))
         # Where the shape stays, the shortcut carries the input itself, not its activation.
         kept = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
-        residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        residual: Tensor = self.conv2(self.relu(self.bn2(self.conv1(active))))
         return residual + kept
 
 
@@ -53,9 +53,10 @@ class PreactivationNetwork(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.bn = nn.BatchNorm2d(before)
         self.linear = nn.Linear(before, classes)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to logits (B, K)."""
-        x = F.relu(self.bn(self.stages(self.stem(x))))
+        x = self.relu(self.bn(self.stages(self.stem(x))))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits

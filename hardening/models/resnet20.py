@@ -23,10 +23,11 @@ class ResNet20(nn.Module):
         self.layer2 = _stage(16, 32, stride=2)
         self.layer3 = _stage(32, 64, stride=2)
         self.linear = nn.Linear(64, classes)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to logits (B, K)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
@@ -41,17 +42,19 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU()
         self.stride = stride
         self.added = out - channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) to (B, out, H / stride, W / stride)."""
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         if self.added:
             below = self.added // 2
             x = x[:, :, :: self.stride, :: self.stride]
             x = F.pad(x, (0, 0, 0, 0, below, self.added - below))
-        return F.relu(residual + x)
+        activated: Tensor = self.relu(residual + x)
+        return activated
 
 
 def _stage(channels: int, out: int, *, stride: int) -> nn.Sequential:

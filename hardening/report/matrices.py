@@ -111,7 +111,8 @@ def due_matrix(models: list[Evidence]) -> Matrix:
     for kind in get_args(Kind):
         cells = []
         for model in models:
-            answers = [row for row in model.attacks if row.kind in _means(kind)]
+            means = _means(kind) if kind in model.due else {kind}
+            answers = [row for row in model.attacks if row.kind in means]
             ran = ", ".join(row.name for row in answers if is_serious(row))
             if kind in missing_attacks(model):
                 cells.append(Cell("due", numbers.NOT_EVALUATED))
@@ -124,8 +125,11 @@ def due_matrix(models: list[Evidence]) -> Matrix:
 
 
 def _means(kind: Kind) -> set[Kind]:
-    """The kinds that answer `kind`: straight-through is white-box on a quantized file."""
-    also: dict[Kind, set[Kind]] = {"white-box": {"straight-through", "expectation"}}
+    """The kinds that answer a due `kind`, as `missing_attacks` counts them."""
+    also: dict[Kind, set[Kind]] = {
+        "white-box": {"straight-through", "bpda", "expectation"},
+        "bpda": {"straight-through"},
+    }
     return {kind} | also.get(kind, set())
 
 

@@ -36,11 +36,14 @@ def test_every_profile_is_enough_for_what_is_due_against_any_model(profile, norm
     specs = [s for s in PROFILES[profile].attacks if norm in facts(ATTACKS[s.name]).norms]
     enough = []
     for spec in specs:
-        passes, least = cost(spec, ThreatModel(norm=norm, eps=0.1)), MINIMUM[kind(spec, "float32")]
+        passes, least = (
+            cost(spec, ThreatModel(norm=norm, eps=0.1)),
+            MINIMUM[kind(spec, "white-box")],
+        )
         if passes.forwards >= least[0] and passes.backwards >= least[1]:
             enough.append(spec)
     assert {"white-box", "transfer", "differential", "gradient-free"} <= {
-        kind(s, "float32") for s in enough
+        kind(s, "white-box") for s in enough
     }
     assert len({s.params.get("loss") for s in enough if s.name == "apgd"}) >= 2
 
@@ -63,14 +66,15 @@ def test_full_is_the_composition_of_autoattack_and_more():
 
 
 def test_kinds_follow_from_what_an_attack_asks_and_of_whom():
-    assert kind(AttackSpec(name="apgd"), "float32") == "white-box"
-    assert kind(AttackSpec(name="apgd"), "int8") == "straight-through"
-    assert kind(AttackSpec(name="square"), "int8") == "gradient-free"
-    assert kind(AttackSpec(name="apgd", source="control"), "float32") == "transfer"
-    assert kind(AttackSpec(name="diva", source="parent"), "int8") == "differential"
-    assert kind(AttackSpec(name="apgd", source="parent"), "int8") == "transfer"
+    assert kind(AttackSpec(name="apgd"), "white-box") == "white-box"
+    assert kind(AttackSpec(name="apgd"), "straight-through") == "straight-through"
+    assert kind(AttackSpec(name="apgd"), "bpda") == "bpda"
+    assert kind(AttackSpec(name="square"), "straight-through") == "gradient-free"
+    assert kind(AttackSpec(name="apgd", source="control"), "white-box") == "transfer"
+    assert kind(AttackSpec(name="diva", source="parent"), "straight-through") == "differential"
+    assert kind(AttackSpec(name="apgd", source="parent"), "straight-through") == "transfer"
     drawn = AttackSpec(name="apgd", through=[{"name": "expectation"}])
-    assert kind(drawn, "float32") == "expectation"
+    assert kind(drawn, "white-box") == "expectation"
 
 
 def test_gradients_run_before_transfer_and_transfer_before_the_rest():

@@ -1,8 +1,10 @@
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -60,6 +62,32 @@ def blobs(images, classes, seed, shape):
     noise = torch.randn(images, *shape, generator=torch.Generator().manual_seed(seed))
     pixels = (patterns[labels] + 0.15 * noise).clamp(0, 1) * 255
     return Labelled(pixels.to(torch.uint8), labels)
+
+
+def written(layout="NCHW", shape=(1, 8, 8), opset=13, classes=3):
+    """ONNX bytes of a file that somebody else wrote: flatten, multiply."""
+    size = [*shape[1:], shape[0]] if layout == "NHWC" else [*shape]
+    weight = np.random.default_rng(0).normal(size=(np.prod(shape), classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["theirs"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["answers"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("theirs", TensorProto.FLOAT, ["n", *size])],
+        [helper.make_tensor_value_info("answers", TensorProto.FLOAT, ["n", classes])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def foreign():
+    """`foreign(layout, shape, opset, classes)`: an ONNX file of another's making, as bytes."""
+    return written
 
 
 @pytest.fixture

@@ -211,6 +211,21 @@ def test_a_straight_through_attack_is_the_white_box_attack_of_a_quantized_file()
     assert missing_attacks(model("a", due=["straight-through"])) == ["straight-through"]
 
 
+def test_an_attack_past_a_rounding_is_the_white_box_attack_of_what_rounds():
+    past = [attack("bpda")]
+    assert missing_attacks(model("jpeg", due=["white-box", "bpda"], attacks=past)) == []
+    assert missing_attacks(model("jpeg", due=["bpda"])) == ["bpda"]
+    assert missing_attacks(model("int8", due=["straight-through"], attacks=past)) == [
+        "straight-through"
+    ]
+
+
+def test_straight_through_a_quantized_file_a_rounding_in_front_of_it_is_passed_too():
+    through = [attack("straight-through")]
+    due = ["white-box", "bpda", "straight-through"]
+    assert missing_attacks(model("jpeg-int8", due=due, attacks=through)) == []
+
+
 def test_an_attack_by_expectation_is_the_white_box_attack_of_a_random_model():
     by_expectation = [attack("expectation")]
     random = model("random", due=["white-box", "expectation"], attacks=by_expectation)
