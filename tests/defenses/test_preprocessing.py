@@ -1,4 +1,4 @@
-"""JPEG and bit depth inside the graph: real codecs' numbers, one function in every form, no defense."""
+"""JPEG and bit depth inside the graph: real codecs' numbers, one function in every form."""
 
 import io
 

@@ -140,5 +140,5 @@ def test_what_cannot_be_replaced_is_refused(architecture, problem, smooth, pictu
 
 
 def test_an_onnx_file_is_refused(foreign, data, smooth):
-    with pytest.raises(ModelError, match="^smooth_activation: got an ONNX file, expected an arch"):
+    with pytest.raises(ModelError, match=r"^smooth_activation: got an ONNX file, expected an arch"):
         smooth(Twin(foreign()), data)
