@@ -4,7 +4,7 @@ from math import isfinite
 
 from pydantic import Field
 
-from hardening.evidence import AttackRow, Evidence, Kind, RunEvidence
+from hardening.evidence import QUANTIZED, AttackRow, Evidence, Kind, RunEvidence
 from hardening.spec import Record
 from hardening.statistics import Comparison, compare
 from hardening.threat import Number
@@ -127,9 +127,15 @@ def missing_attacks(model: Evidence) -> list[str]:
     """The kinds of attack that are due against `model` and did not run with enough effort.
 
     A straight-through attack is the white-box attack on a quantized file, and an attack by
-    expectation that on a model against which it is due, a random one.
+    expectation that on a model against which it is due, a random one. What must transfer to a
+    quantized file is what fools its float parent.
     """
-    ran = {row.kind for row in model.attacks if is_serious(row)}
+    quantized = model.file.precision in QUANTIZED
+    ran = {
+        row.kind
+        for row in model.attacks
+        if is_serious(row) and not (quantized and row.kind == "transfer" and row.source != "parent")
+    }
     if "straight-through" in ran or ("expectation" in ran and "expectation" in model.due):
         ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from safetensors.torch import load as load_tensors
 
+from defenses.quantization import DUE as QUANTIZED_DUE
 from hardening.alarms import Rounded, alarms
 from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
@@ -55,6 +56,7 @@ def collect_evidence(
     role: Literal["control", "candidate", "champion"],
     defenses: list[Spec],
     due: list[Kind],
+    parent_known: bool,
     threat: ThreatModel,
     factors: list[float],
     limits: Limits,
@@ -64,6 +66,7 @@ def collect_evidence(
 
     Args:
         shards: Per shard of images and per attack, in the order they ran, what the attack made.
+        parent_known: Whether a float file of its weights was there before the file.
     """
     clean, cost = _json(run, seen), _json(run, measured)
     falls_at = [value for curve in curves for value in _json(run, curve)]
@@ -86,7 +89,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(clean, role),
+        notes=_notes(clean, parent_known),
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,
@@ -109,17 +112,15 @@ def collect_evidence(
 
 
 def _due(due: list[Kind], precision: str) -> list[Kind]:
-    """What is due against a file of this precision: int8 has gradients only straight through."""
-    if precision != "int8" or "straight-through" in due:
+    """What is due against a file of this precision: int8 hides gradients, whoever made it so."""
+    if precision != "int8":
         return due
-    return ["straight-through" if kind == "white-box" else kind for kind in due]
+    return [*QUANTIZED_DUE, *(kind for kind in due if kind not in {"white-box", *QUANTIZED_DUE})]
 
 
-def _notes(clean: dict[str, Any], role: str) -> list[str]:
-    notes = [clean["no_twin"]] if clean["no_twin"] else []
-    if clean["file"]["precision"] == "int8" and role != "candidate":
-        notes.append("an int8 file whose float parent is not known: none could lead an attack")
-    return notes
+def _notes(clean: dict[str, Any], parent_known: bool) -> list[str]:
+    notes = [clean["no_twin"], "" if parent_known else clean["float_form"]]
+    return [note for note in notes if note]
 
 
 def _alarms(

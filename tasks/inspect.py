@@ -2,10 +2,14 @@
 
 import json
 
+from torch import Tensor
+
+from hardening.data import Labelled
+from hardening.deployment.float_form import float_form
 from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency, memory
 from hardening.deployment.session import Session
-from hardening.errors import ModelError, NoTwin
+from hardening.errors import ModelError, NoFloatForm, NoTwin
 from hardening.evaluation import all_logits, check_logits
 from hardening.statistics import accuracy
 from tasks.data import read_images
@@ -18,7 +22,8 @@ from tasks.target import find_twin
 def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Run the file on clean images and prove that its twin computes the same.
 
-    The output `no_twin` is there only when there is none, and says why.
+    The output `no_twin` is there only when there is none, and says why; `float_form` only of an
+    int8 file that has one.
 
     Raises:
         ParityError: The twin computes something else; the text names the first node that differs.
@@ -27,6 +32,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
     session, twin = Session(file), find_twin(file)
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
+    form, about_form = _float_form(session, data.test, logits)
     parity, why = None, ""
     if isinstance(twin, NoTwin):
         why = str(twin)
@@ -39,6 +45,7 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
         "file": session.facts().model_dump(),
         "twin_parity": parity and parity.model_dump(),
         "no_twin": why,
+        "float_form": about_form,
         "correct": right.tolist(),
         "predictions": predictions.tolist(),
         "confidences": logits.softmax(1).amax(1).tolist(),
@@ -47,7 +54,23 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
         "seen": json.dumps(seen, allow_nan=False).encode(),
         "standing": json.dumps(right.nonzero()[:, 0].tolist()).encode(),
         **({"no_twin": why.encode()} if why else {}),
+        **({} if form is None else {"float_form": form}),
     }
+
+
+def _float_form(session: Session, images: Labelled, logits: Tensor) -> tuple[bytes | None, str]:
+    """The float form of an int8 file, and how near it is or why there is none."""
+    if session.facts().precision != "int8":
+        return None, ""
+    try:
+        form = float_form(session.data)
+    except NoFloatForm as reason:
+        return None, str(reason)
+    same = int((all_logits(Session(form), images).argmax(1) == logits.argmax(1)).sum())
+    return form, (
+        "its float parent was made from the file itself (the same weights, activations not "
+        f"rounded) and gives {same} of {len(images)} images the same label"
+    )
 
 
 @measured

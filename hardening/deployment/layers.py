@@ -73,7 +73,7 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
         if _is_integer(makers[name])
         and not (makers[name].op_type == "QuantizeLinear" and signed & {*makers[name].input})
     ]
-    names = [*(integers or made), model.graph.output[0].name]
+    names = [*(integers or made), twin.output]
     names = list(dict.fromkeys(names))
     ours, theirs = _ours(twin, steps, x), _theirs(model, twin.name, names, x)
     return [Layer(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
