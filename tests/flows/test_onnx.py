@@ -1,8 +1,6 @@
 """A file that a user brings: evaluated as it is, quantized, or refused in one line."""
 
-import hashlib
 import json
-from typing import NamedTuple
 
 import onnx
 import pytest
@@ -14,17 +12,12 @@ from flows.chain import run_chain
 from flows.config import parse
 from flows.evaluation import existing
 from flows.sources import find_sources
-from flows.validate import validate
 from hardening.consistency import contradiction
 from hardening.data.digits import digits
 from hardening.deployment.contract import Contract, contract_of, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.float_form import float_form
-from hardening.deployment.quantize import quantize_int8
 from hardening.errors import ModelError
-from hardening.evidence import RunEvidence
 from hardening.log import Silent
-from hardening.verdict import Gate, judge
 from tasks.settings import store_uri
 from tasks.step import Plan
 from tasks.store import open_store
@@ -79,36 +72,11 @@ def files(net, tmp_path_factory):
         "plain": plain,
         "theirs": theirs,
         "strange": strange.SerializeToString(),
-        "int8": quantize_int8(plain, digits(None).train.first(64).floats()),
     }
-    forms["odd int8"] = odd(forms["int8"])
     folder = tmp_path_factory.mktemp("files")
     for name, data in forms.items():
         (folder / f"{name}.onnx").write_bytes(data)
     return {name: folder / f"{name}.onnx" for name in forms}
-
-
-def odd(int8):
-    """The int8 file with an operator on its integers that only an int8 file could have."""
-    model = onnx.load_model_from_string(int8)
-    place, first = next(
-        (place, node)
-        for place, node in enumerate(model.graph.node)
-        if node.op_type == "QuantizeLinear"
-    )
-    written, first.output[0] = first.output[0], "before"
-    model.graph.node.insert(place + 1, helper.make_node("Max", ["before"] * 2, [written]))
-    return model.SerializeToString()
-
-
-class Done(NamedTuple):
-    run: RunEvidence
-    files: dict
-    labels: list
-    page: str
-
-    def verdict(self, **limits):
-        return judge(self.run, Gate(**limits))
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +85,11 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def do(home, monkeypatch, files, now):
+def do(home, files, chain):
     """Runs the chain on a file, in one home: what is known is not done again."""
-    monkeypatch.setenv("TEMPER_HOME", str(home))
 
-    def run(name, candidates=None, champion=None, **fields):
-        config = configured(files[name], candidates, **fields)
-        validate(config)
-        store = open_store(store_uri())
-        sources = find_sources(config, store, Silent())
-        if champion is not None:
-            sources = sources._replace(champion=store.put(files[champion].read_bytes()))
-        made = run_chain(config, now, sources)
-        evidence = RunEvidence.model_validate_json(store.get(made.evidence))
-        shipped = {name: store.get(artifact) for name, artifact in made.files.items()}
-        return Done(evidence, shipped, [*now.outputs], store.get(made.report).decode())
+    def run(name, candidates=None, **fields):
+        return chain(configured(files[name], candidates, **fields), home)
 
     return run
 
@@ -148,7 +106,7 @@ def configured(path, candidates=None, **fields):
     return parse(content, "mine.yaml")
 
 
-def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files):
+def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files, now):
     """The same net in our form and in Keras's: the same accuracy, as robust but for a near tie."""
     ours, theirs = do("plain"), do("theirs", **FIELDS)
     assert ours.files["control"] == files["plain"].read_bytes()
@@ -160,7 +118,7 @@ def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files):
     assert abs(first.robust.correct - second.robust.correct) <= 2
     assert theirs.verdict().passed
     assert not contradiction(theirs.run)
-    assert not any("export" in label or "train" in label for label in theirs.labels)
+    assert not any("export" in label or "train" in label for label in now.outputs)
 
 
 def test_quantizing_keeps_the_contract_and_attacks_from_the_float_file(do):
@@ -173,62 +131,6 @@ def test_quantizing_keeps_the_contract_and_attacks_from_the_float_file(do):
     assert {row.kind for row in small.attacks} == kinds
     assert abs(small.robust.value - done.run.models["control"].robust.value) < 0.1
     assert done.verdict().passed
-
-
-DUE = ["straight-through", "transfer", "differential", "gradient-free"]
-
-
-def test_an_int8_file_without_a_parent_is_attacked_from_its_own_float_form(do, files):
-    done = do("int8")
-    model = done.run.models["control"]
-    form = hashlib.sha256(float_form(files["int8"].read_bytes())).hexdigest()
-    gap = next(alarm for alarm in model.alarms if alarm.name == "int8 above float")
-
-    assert model.file.precision == "int8"
-    assert model.due == DUE
-    assert [row.kind for row in model.attacks] == [DUE[0], *DUE]
-    assert model.attacks[3].disagreement.parent == form
-    assert "parent was made from the file itself" in model.notes[0]
-    assert model.notes[0] in done.page
-    assert gap.value is not None
-    assert not gap.fired
-    assert done.verdict().judgements[0].status == "passed"
-
-
-def test_an_int8_file_without_a_float_form_is_not_evaluated(do):
-    done = do("odd int8")
-    model = done.run.models["control"]
-    (judgement,) = done.verdict().judgements
-
-    assert model.due == DUE
-    assert [row.kind for row in model.attacks] == [DUE[0], DUE[0], DUE[3]]
-    assert model.notes[0].endswith(
-        "no float form of it: operator Max on integers has no float form"
-    )
-    assert judgement.status == "NOT EVALUATED"
-    assert judgement.checks[0].text.startswith("transfer, differential; ONNX file")
-
-
-def test_an_int8_champion_is_attacked_as_any_int8_file(do):
-    champion = do("plain", champion="int8").run.models["champion"]
-    assert champion.due == DUE
-    assert {row.kind for row in champion.attacks} == {*DUE}
-    assert "made from the file itself" in champion.notes[0]
-
-
-def test_an_int8_file_that_was_trained_is_held_against_its_own_float_form(do):
-    """What it was made from leads attacks, too, but has other weights: it is no measure of it."""
-    aware = {"name": "quantization_aware", "params": {"steps": 2, "rounds": 1, "epochs": 1}}
-    done = do("plain", {"aware": [aware]})
-    model = done.run.models["aware"]
-    gap = next(alarm for alarm in model.alarms if alarm.name == "int8 above float")
-
-    assert model.attacks[3].disagreement.parent == done.run.models["control"].file.sha256
-    assert "made from the file itself" in model.notes[0]
-    assert gap.value is not None
-    assert not gap.fired
-    assert "attacked by three attacks" in gap.detail
-    assert done.verdict().judgements[0].status == "passed"
 
 
 def test_a_file_without_a_twin_is_attacked_without_gradients_and_is_not_evaluated(do):

@@ -45,7 +45,7 @@ def test_it_is_a_float_file_that_computes_the_same_but_for_rounding(int8_file, f
 
 
 def test_its_weights_are_those_of_the_integers(int8_file):
-    """To the last bit: what it leads is an attack on these weights, not on those before rounding."""
+    """To the last bit: what leads are these weights, not those before they were rounded."""
     given, made = (onnx.load_model_from_string(d) for d in (int8_file, float_form(int8_file)))
     stored, weights = (
         {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
