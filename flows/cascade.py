@@ -44,7 +44,8 @@ def entries(
     others = [other for other in subjects if other.onnx not in blind]
     found = []
     for name, spec in zip(labels(specs), specs, strict=True):
-        own = spec.source == "file" and facts(ATTACKS[spec.name]).access == "gradients"
+        said = facts(ATTACKS[spec.name])
+        own = said.access == "gradients" and (spec.source == "file" or said.differential)
         if own and subject.onnx in blind:
             continue
         sources = _sources(spec.source, subject, others)
@@ -105,7 +106,7 @@ def _sources(source: str, subject: Subject, subjects: list[Subject]) -> tuple[Ar
     if source == "file":
         return ()
     if source == "parent":
-        return None if subject.parent is None else (subject.parent,)
+        return subject.parents or None
     other = [s for s in subjects if s.name != subject.name and s.onnx != subject.onnx]
     # A champion comes and goes with the registry: what leads attacks must not change with it.
     floats = [s for s in other if not _quantized(s) and s.role != "champion"]
@@ -113,10 +114,10 @@ def _sources(source: str, subject: Subject, subjects: list[Subject]) -> tuple[Ar
         files = tuple(dict.fromkeys(s.onnx for s in floats))
         return files if len(files) > 1 else None
     if source == "robust":
-        trained = [s.onnx for s in floats if s.defenses and s.onnx != subject.parent]
+        trained = [s.onnx for s in floats if s.defenses and s.onnx not in subject.parents]
         return (trained[0],) if trained else None
     return next(((s.onnx,) for s in other if s.name == source), None)
 
 
 def _quantized(subject: Subject) -> bool:
-    return subject.parent is not None
+    return bool(subject.parents)

@@ -124,6 +124,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         role=subject.role,
         defenses=list(subject.defenses),
         due=list(subject.due),
+        parent_known=subject.same_weights not in (None, subject.float_form),
         threat=config.attack_threat,
         factors=config.evaluation.curve,
         limits=config.evaluation.limits,

@@ -52,6 +52,7 @@ class Campaign(NamedTuple):
 def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifact) -> Campaign:
     """Measure every file, side by side if there are workers; time them afterwards, one by one."""
     seen, twinless = inspect_all(config, go, subjects, images)
+    subjects = [_with_float_form(subject, seen[subject.name]) for subject in subjects]
     if config.model.onnx is not None:
         go(check_answers, "control: clean accuracy", seen["control"]["seen"], images).result()
     attacks: dict[str, list[list[Outputs]]] = {subject.name: [] for subject in subjects}
@@ -75,6 +76,13 @@ def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifac
         for subject in subjects
     ]
     return Campaign(measured, decision)
+
+
+def _with_float_form(subject: Subject, seen: Outputs) -> Subject:
+    """An int8 file without a float file of its weights gets one, made from itself."""
+    if subject.same_weights is not None:
+        return subject
+    return subject._replace(float_form=seen.get("float_form"))
 
 
 def longest(attacks: Sequence[AttackSpec]) -> int:
@@ -132,8 +140,7 @@ def _others(
     started = {}
     for subject in subjects:
         name, onnx, done = subject.name, subject.onnx, attacks[subject.name]
-        no_twin = why_no_twin(twinless, onnx)
-        same = None if subject.trained else subject.parent
+        no_twin, same = why_no_twin(twinless, onnx), subject.same_weights
         # All figures are of the same images: those that an early decision left out are in none.
         attacked = max(end for (_, end), _ in zip(shards(config), done, strict=False))
         curves = [

@@ -26,7 +26,12 @@ class Sources(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One exported file under evaluation."""
+    """One exported file under evaluation.
+
+    `parent` is the float file that it was quantized from, where the run made it; if it was
+    `trained` afterwards, that one has other weights, less hard ones. `float_form` is made of an
+    int8 file itself where no file with its weights is known otherwise.
+    """
 
     name: str
     role: Role
@@ -36,14 +41,19 @@ class Subject(NamedTuple):
     parity: Artifact | None
     parent: Artifact | None
     costs: tuple[Artifact, ...]
+    trained: bool = False
+    float_form: Artifact | None = None
 
     @property
-    def trained(self) -> bool:
-        """Whether its own graph was trained: its parent then has other weights, less hard ones."""
-        if not self.defenses:
-            return False
-        function = DEFENSES[self.defenses[-1].name]
-        return declaration(function).passes(resolve(function, self.defenses[-1].params)) > 0
+    def parents(self) -> tuple[Artifact, ...]:
+        """The float files that lead attacks from its parent; what it was made from comes first."""
+        return tuple(file for file in (self.parent, self.float_form) if file is not None)
+
+    @property
+    def same_weights(self) -> Artifact | None:
+        """The float file with its weights, which it should not be harder than."""
+        known = self.parent if not self.trained else None
+        return known or self.float_form
 
 
 def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -> list[Subject]:
@@ -80,6 +90,7 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
                     models[_id(chain[:depth])]["facts"]
                     for depth in (range(1, len(chain) + 1) if chain else [0])
                 ),
+                trained=_quantized(chain) and _trains(chain[-1]),
             )
         )
     if sources.champion is not None:
@@ -91,7 +102,8 @@ def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
     """The reigning file; one that this run makes again is attacked as that one is."""
     same = next((made for made in subjects if made.onnx == file), None)
     due, parent = (same.due, same.parent) if same else (CONTROL_DUE, None)
-    return Subject("champion", "champion", (), due, file, None, parent, ())
+    trained = same is not None and same.trained
+    return Subject("champion", "champion", (), due, file, None, parent, (), trained)
 
 
 def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Outputs:
@@ -154,6 +166,11 @@ def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
 
 def _quantized(chain: tuple[Spec, ...]) -> bool:
     return bool(chain) and "differential" in declaration(DEFENSES[chain[-1].name]).due
+
+
+def _trains(spec: Spec) -> bool:
+    function = DEFENSES[spec.name]
+    return declaration(function).passes(resolve(function, spec.params)) > 0
 
 
 def _id(chain: tuple[Spec, ...]) -> str:

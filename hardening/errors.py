@@ -6,6 +6,7 @@ HardeningError
   |   + DataError        a dataset
   |   + ModelError       weights, an architecture or an ONNX file
   |   |   + NoTwin         an ONNX file that runs and that has no gradients
+  |   |   + NoFloatForm    an int8 file of which no float file can be made
   |   + DigestError      bytes that are not the ones that were promised
   |   + ServiceError     a server that cannot be reached or refuses us
   + BrokenPromise      something of ours did not hold                    (exit code 3)
@@ -39,6 +40,10 @@ class ModelError(InputError):
 
 class NoTwin(ModelError):
     """An ONNX file runs, but no twin can be made of it: nothing follows its gradients."""
+
+
+class NoFloatForm(ModelError):
+    """An int8 file computes something of which there is no float form."""
 
 
 class DigestError(InputError):

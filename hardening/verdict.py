@@ -4,7 +4,7 @@ from math import isfinite
 
 from pydantic import Field
 
-from hardening.evidence import AttackRow, Evidence, Kind, RunEvidence
+from hardening.evidence import QUANTIZED, AttackRow, Evidence, Kind, RunEvidence
 from hardening.spec import Record
 from hardening.statistics import Comparison, compare
 from hardening.threat import Number
@@ -128,9 +128,15 @@ def missing_attacks(model: Evidence) -> list[str]:
 
     By a file's own gradients an attack is of the one kind that `File.gradients` says, and meets
     what it stands for: straight through a quantized file it passes what a defense rounds there,
-    too. An attack by expectation is the white-box attack on a model against which it is due.
+    too. An attack by expectation is the white-box attack on a model against which it is due. What
+    must transfer to a quantized file is what fools its float parent.
     """
-    ran = {row.kind for row in model.attacks if is_serious(row)}
+    quantized = model.file.precision in QUANTIZED
+    ran = {
+        row.kind
+        for row in model.attacks
+        if is_serious(row) and not (quantized and row.kind == "transfer" and row.source != "parent")
+    }
     if "straight-through" in ran:
         ran |= {"bpda", "white-box"}
     if "bpda" in ran or ("expectation" in ran and "expectation" in model.due):

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from safetensors.torch import load as load_tensors
 
+from defenses.quantization import DUE as QUANTIZED_DUE
 from hardening.alarms import Rounded, alarms
 from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
@@ -56,6 +57,7 @@ def collect_evidence(
     role: Literal["control", "candidate", "champion"],
     defenses: list[Spec],
     due: list[Kind],
+    parent_known: bool,
     threat: ThreatModel,
     factors: list[float],
     limits: Limits,
@@ -66,6 +68,7 @@ def collect_evidence(
     Args:
         parent_no_twin: Why no attack follows the gradients of the float parent, if none does.
         shards: Per shard of images and per attack, in the order they ran, what the attack made.
+        parent_known: Whether a float file of its weights was there before the file.
     """
     clean, cost = _json(run, seen), _json(run, measured)
     falls_at = [value for curve in curves for value in _json(run, curve)]
@@ -88,7 +91,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(run, clean, role, parent_no_twin),
+        notes=_notes(run, clean, parent_known, parent_no_twin),
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,
@@ -111,22 +114,23 @@ def collect_evidence(
 
 
 def _due(due: list[Kind], file: File) -> list[Kind]:
-    """What is due against this file: one that rounds has no exact gradients."""
+    """What is due against this file: what rounds has no exact gradients, and int8 hides them."""
+    if file.precision == "int8":
+        known = {"white-box", *QUANTIZED_DUE}
+        return [*QUANTIZED_DUE, *(kind for kind in due if kind not in known)]
     if not file.rounds or file.gradients in due:
         return due
     return [file.gradients if kind == "white-box" else kind for kind in due]
 
 
 def _notes(
-    run: Run, clean: dict[str, Any], role: str, parent_no_twin: Artifact | None
+    run: Run, clean: dict[str, Any], parent_known: bool, parent_no_twin: Artifact | None
 ) -> list[str]:
-    notes = [clean["no_twin"]] if clean["no_twin"] else []
+    notes = [clean["no_twin"], "" if parent_known else clean["float_form"]]
     if parent_no_twin is not None:
         reason = run.read(parent_no_twin).decode()
         notes.append(f"its float parent leads no attack by gradients: {reason}")
-    if clean["file"]["precision"] == "int8" and role != "candidate":
-        notes.append("an int8 file whose float parent is not known: none could lead an attack")
-    return notes
+    return [note for note in notes if note]
 
 
 def _alarms(

@@ -91,8 +91,9 @@ def diagnose_file(
             found.append(above_parent(len(stands), len(kept), attacked, "evaluated alike", limits))
         else:
             _, float_target = open_exact(run, parent, None)
-            kept_parent = _standing(run, float_target, part, probes, threat, seed)
-            counts = int(survivors.sum()), int(kept_parent.sum())
+            kept_parent, led = _led(run, float_target, target, part, probes, threat, seed)
+            fallen |= led
+            counts = int((survivors & ~fallen).sum()), int(kept_parent.sum())
             found.append(above_parent(*counts, len(part), "attacked by three attacks", limits))
     found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in gates]
     radii = []
@@ -121,18 +122,34 @@ def _after(
     return standing
 
 
-def _standing(
-    run: Run, target: Deployed, part: Labelled, probes: Probes, threat: ThreatModel, seed: int
-) -> Tensor:
-    """Which images a float parent keeps under three attacks, (n,) bool."""
-    standing = _right(target, part)
+def _led(
+    run: Run,
+    parent: Deployed,
+    target: Deployed,
+    part: Labelled,
+    probes: Probes,
+    threat: ThreatModel,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Which images a float parent keeps under three attacks, (n,) bool.
+
+    And which of the points that these looked at fool `target`, (n,) bool: else it would be called
+    harder than its parent only because less was tried against it.
+    """
+    standing = _right(parent, part)
+    led = torch.zeros_like(standing)
     for attack in (probes.apgd_ce, probes.apgd_margin, probes.apgd_restarts):
         places = standing.nonzero()[:, 0]
+        if not len(places):
+            break
         outcome = run_attack(
-            "float parent", attack, target, target, part, places, threat, seed, run
+            "float parent", attack, parent, parent, part, places, threat, seed, run
         )
         standing[outcome.fell] = False
-    return standing
+        met = part.take(outcome.attacked.to(part.labels.device))
+        moved = Labelled(outcome.x_adv.to(part.images.device), met.labels)
+        led[outcome.attacked] |= ~_right(target, moved)
+    return standing, led
 
 
 def _right(target: Deployed, part: Labelled) -> Tensor:

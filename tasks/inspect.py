@@ -8,12 +8,14 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from hardening.attack import facts
+from hardening.data import Labelled
+from hardening.deployment.float_form import float_form
 from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency, memory
 from hardening.deployment.parity import logits_of, together
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin, explained
-from hardening.errors import ModelError, NoTwin, ParityError
+from hardening.errors import ModelError, NoFloatForm, NoTwin, ParityError
 from hardening.evaluation import all_logits, check_logits, generator
 from hardening.evidence import Parity
 from hardening.spec import Spec, bind
@@ -45,7 +47,8 @@ def inspect_file(
     """Run the file on clean images and prove that its twin computes the same.
 
     Whether gradients of the file are to be had is decided here and nowhere else: the output
-    `no_twin` is there only when they are not, and says why.
+    `no_twin` is there only when they are not, and says why; `float_form` only of an int8 file that
+    has one.
 
     Args:
         threat: Within which adversarial images are made through the twin: it is held against the
@@ -64,6 +67,7 @@ def inspect_file(
         check_sizes(session, run.label, (channels, height, width))
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
+    form, about_form = _float_form(session, data.test, logits)
     parity, why = None, ""
     try:
         with explained(session.name) if brought else nullcontext():
@@ -82,6 +86,7 @@ def inspect_file(
         "file": session.facts().model_dump(),
         "twin_parity": parity and parity.model_dump(),
         "no_twin": why,
+        "float_form": about_form,
         "correct": right.tolist(),
         "predictions": predictions.tolist(),
         "confidences": logits.softmax(1).amax(1).tolist(),
@@ -90,7 +95,24 @@ def inspect_file(
         "seen": json.dumps(seen, allow_nan=False).encode(),
         "standing": json.dumps(right.nonzero()[:, 0].tolist()).encode(),
         **({"no_twin": why.encode()} if why else {}),
+        **({} if form is None else {"float_form": form}),
     }
+
+
+def _float_form(session: Session, images: Labelled, logits: Tensor) -> tuple[bytes | None, str]:
+    """The float form of an int8 file, and how near it is or why there is none."""
+    if session.facts().precision != "int8":
+        return None, ""
+    try:
+        form = float_form(session.data)
+        Twin(form)  # it is there to lead attacks by its gradients
+    except (NoFloatForm, NoTwin) as reason:
+        return None, str(reason)
+    same = int((all_logits(Session(form), images).argmax(1) == logits.argmax(1)).sum())
+    return form, (
+        "its float parent was made from the file itself (the same weights, activations not "
+        f"rounded) and gives {same} of {len(images)} images the same label"
+    )
 
 
 @measured

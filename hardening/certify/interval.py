@@ -3,13 +3,24 @@
 Shapes: N images, B of them at a time, C channels, H x W pixels, K classes, n hidden features.
 """
 
+import math
+
+import onnx
 import torch
 from torch import Tensor
 
 from hardening.certify.rules import Box, Value, bound, gamma, linear_parts, widened
 from hardening.data import Labelled
-from hardening.deployment.contract import Contract, contract_of, last_softmax, prepare
+from hardening.deployment.contract import (
+    SOFTMAX,
+    UNCHANGING,
+    Contract,
+    contract_of,
+    last_squashing,
+    prepare,
+)
 from hardening.deployment.graph import Graph, Node, read_graph
+from hardening.deployment.shapes import infer, sizes_of
 from hardening.deployment.signature import check_images, image_shape, name_of
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
@@ -39,9 +50,10 @@ def interval(
     set, and bounds its results: W c + b and |W| r of centre c and radius r where it is linear, its
     values at both ends where it is monotone. An image is certified if every other class stays
     below its label's: if (W_y - W_k) h + b_y - b_k > 0 over the box of the features h that the
-    last matrix product reads, or, without one, if the bounds of the logits part. Linf balls are
-    boxes; other norms' balls are replaced by the box around them, which costs most of the bound.
-    The box is cut by the pixel range.
+    last matrix product reads, or, without one, if the bounds of the logits part; a softmax or a
+    Sigmoid behind them is left out, for it keeps their order. Linf balls are boxes; other norms'
+    balls are replaced by the box around them, which costs most of the bound. The box is cut by the
+    pixel range.
 
     The bounds hold for the file in float32, whatever the order of its sums: each rule adds its
     operator's largest rounding error, and computes in float64. Providers that multiply in less
@@ -54,10 +66,7 @@ def interval(
     name = name_of(file)
     model = read_model(file, name)
     contract = contract_of(model, name)
-    output = model.graph.output[0]
-    if (softmax := last_softmax(model.graph, output.name)) is not None:
-        output.name = softmax.input[0]  # it keeps the order of the classes
-    graph = read_graph(model)
+    graph = _to_the_logits(model, name)
     box = ThreatModel(norm="linf", eps=threat.eps * (1 + ROUNDING))
     margins = []
     with log.progress("interval", len(images), "image") as advance:
@@ -95,6 +104,8 @@ def _margins(
         values[constant] = tensor.double() if tensor.is_floating_point() else tensor
     try:
         for node in graph.nodes:
+            if graph.output in values:
+                break
             inputs = [values[source] for source in node.inputs]
             if graph.output in node.outputs and node.operator == "Gemm":
                 return _elided(node, inputs, y)
@@ -105,8 +116,30 @@ def _margins(
     if not isinstance(logits, Box):
         raise ModelError(f"{name}: the logits do not depend on the image")
     rows = torch.arange(len(y))
-    gaps = logits.lower[rows, y][:, None] - logits.upper
+    gaps = logits.lower.flatten(1)[rows, y][:, None] - logits.upper.flatten(1)
     return _smallest(gaps, y)
+
+
+def _to_the_logits(model: onnx.ModelProto, name: str) -> Graph:
+    """The graph up to its logits: what only squashes or moves them keeps the classes' order."""
+    output = model.graph.output[0]
+    squashing = last_squashing(model.graph, output.name)
+    if squashing is not None and _over_classes(squashing, model, name):
+        output.name = squashing.input[0]
+    makers = {name: node for node in model.graph.node for name in node.output}
+    while output.name in makers and makers[output.name].op_type in UNCHANGING:
+        output.name = makers[output.name].input[0]
+    return read_graph(model)
+
+
+def _over_classes(squashing: onnx.NodeProto, model: onnx.ModelProto, name: str) -> bool:
+    """Whether what a softmax sums over are the classes: over anything else it mixes images."""
+    if squashing.op_type not in SOFTMAX:
+        return True
+    shapes = {value.name: sizes_of(value) for value in infer(model, name, 1).graph.value_info}
+    sizes = shapes.get(squashing.input[0]) or [1]
+    axis = next((entry.i for entry in squashing.attribute if entry.name == "axis"), -1)
+    return axis % len(sizes) > 0 and sizes[axis] == math.prod(sizes)
 
 
 def _fed(images: Box, contract: Contract) -> Box:

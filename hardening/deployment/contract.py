@@ -23,10 +23,16 @@ FLOOR = -80.0
 """Least logarithm of a probability: float32 holds no much smaller ones, and their logarithm must
 be finite. One number for every form of a file."""
 
-SOFTMAX = ("Softmax", "LogSoftmax")
+SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+
+SQUASHING = SOFTMAX | {"Sigmoid"}
+"""Last operators that keep the order of the classes, and lose it and their gradient where they
+saturate."""
 
 UNCHANGING = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze"})
-"""Operators that exporters leave behind a softmax and that change no number."""
+"""Operators that exporters leave behind one and that change no number."""
+
+ROUNDING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 Layout = Literal["NCHW", "NHWC"]
 Range = Literal["0..1", "0..255"]
@@ -154,15 +160,26 @@ def floored(logarithms: Tensor) -> Tensor:
     return _at_least(logarithms, FLOOR)
 
 
-def last_softmax(graph: onnx.GraphProto, output: str) -> onnx.NodeProto | None:
-    """The Softmax or LogSoftmax whose answers are `output`, unchanged; None if none is."""
-    node = next(reversed([*_backwards(graph, output)]), None)
-    return node if node is not None and node.op_type in SOFTMAX else None
+def last_squashing(graph: onnx.GraphProto, output: str) -> onnx.NodeProto | None:
+    """The Softmax, LogSoftmax or Sigmoid whose answers are `output`, unchanged; None if none is."""
+    node = _maker(graph, output, UNCHANGING)
+    return node if node is not None and node.op_type in SQUASHING else None
+
+
+def answers_at(graph: onnx.GraphProto, output: str) -> str:
+    """The tensor where the file's answers are read: before a last Sigmoid, else `output` itself.
+
+    A Sigmoid keeps the order of the classes, but in float32 every logit above 17 is 1: classes tie
+    there, which of them is the answer is up to whoever reads it, and no gradient is left. Before it
+    nothing of that is hidden. Rounding behind it keeps the order, too.
+    """
+    node = _maker(graph, output, UNCHANGING | ROUNDING)
+    return str(node.input[0]) if node is not None and node.op_type == "Sigmoid" else output
 
 
 def softmax_tail(graph: onnx.GraphProto, output: str) -> set[str]:
     """What the last softmax answers and what only hands it on, `output` among it, by name."""
-    return {node.output[0] for node in _backwards(graph, output)}
+    return {node.output[0] for node in _backwards(graph, output, UNCHANGING)}
 
 
 def check_channels(contract: Contract, channels: int, name: str) -> None:
@@ -178,13 +195,21 @@ def check_channels(contract: Contract, channels: int, name: str) -> None:
         )
 
 
-def _backwards(graph: onnx.GraphProto, output: str) -> Iterator[onnx.NodeProto]:
-    """The makers of `output`, last one first, up to the first that changes a number."""
+def _maker(graph: onnx.GraphProto, output: str, passed: frozenset[str]) -> onnx.NodeProto | None:
+    """The node that makes `output`, behind those of `passed`."""
+    node = next(reversed([*_backwards(graph, output, passed)]), None)
+    return node if node is not None and node.op_type not in passed else None
+
+
+def _backwards(
+    graph: onnx.GraphProto, output: str, passed: frozenset[str]
+) -> Iterator[onnx.NodeProto]:
+    """The makers of `output`, last one first, up to the first that is none of `passed`."""
     makers = {name: node for node in graph.node for name in node.output}
     node = makers.get(output)
     while node is not None:
         yield node
-        node = makers.get(node.input[0]) if node.op_type in UNCHANGING else None
+        node = makers.get(node.input[0]) if node.op_type in passed else None
 
 
 def _at_least(x: Tensor, least: float) -> Tensor:

@@ -78,7 +78,7 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
         if _is_integer(makers[name])
         and not (makers[name].op_type == "QuantizeLinear" and signed & {*makers[name].input})
     ]
-    names = [*(integers or made), model.graph.output[0].name]
+    names = [*(integers or made), twin.output]
     names = list(dict.fromkeys(names))
     parts = list(filled(x, batch)) if (batch := fixed_batch(model)) else [x]
     answers = softmax_tail(model.graph, names[-1]) if twin.logarithms else {names[-1]}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hardening.deployment.contract import (
     contract_of,
-    last_softmax,
+    last_squashing,
     prepare,
     with_contract,
 )
@@ -137,9 +137,9 @@ def _recent(data: bytes) -> bytes:
 def _in_float(graph: onnx.GraphProto, output: str) -> None:
     """Remove, in place, QuantizeLinear and DequantizeLinear before the output and its softmax."""
     _unquantized(graph, output)
-    softmax = last_softmax(graph, output)
-    if softmax is not None:
-        _unquantized(graph, softmax.input[0])
+    squashing = last_squashing(graph, output)
+    if squashing is not None:
+        _unquantized(graph, squashing.input[0])
 
 
 def _unquantized(graph: onnx.GraphProto, tensor: str) -> None:

@@ -6,12 +6,14 @@ Shapes: B images, C channels, H x W pixels, K classes.
 import hashlib
 from collections import Counter
 
+import onnx
 import onnxruntime
 import torch
+from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from hardening.deployment.contract import as_logits, contract_of, prepare
+from hardening.deployment.contract import answers_at, as_logits, contract_of, prepare
 from hardening.deployment.providers import providers
 from hardening.deployment.signature import (
     check_images,
@@ -44,7 +46,11 @@ FAILURES = (
 
 
 class Session:
-    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run."""
+    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run.
+
+    Of a file that ends in a Sigmoid the answers are read before it (`contract.answers_at`): then
+    they run with one more output.
+    """
 
     def __init__(self, data: bytes, *, threads: int = 0) -> None:
         """Check `data` and start it.
@@ -63,8 +69,10 @@ class Session:
         self.contract = contract_of(self._model, self.name)
         self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
-        self._output = graph_output(self._model).name
-        self._session = start(data, self.name, self.threads)
+        named = graph_output(self._model).name
+        self._output = answers_at(self._model.graph, named)
+        self.squashed = self._output != named
+        self._session = start(data + self._further(), self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
@@ -98,10 +106,18 @@ class Session:
     def _run(self, x: Tensor) -> Tensor:
         fed = prepare(x, self.contract).numpy()
         try:
-            (answers,) = self._session.run([self._output], {self._input: fed})
+            (found,) = self._session.run([self._output], {self._input: fed})
         except FAILURES as error:
             raise _refused(self.name, f"images {tuple(x.shape)}", error) from error
-        return as_logits(torch.from_numpy(answers), self.contract, self.name)
+        answers = torch.from_numpy(found)
+        return answers.flatten(1) if self.squashed else as_logits(answers, self.contract, self.name)
+
+    def _further(self) -> bytes:
+        """What makes the tensor with the answers an output: messages in a row are one message."""
+        if not self.squashed:
+            return b""
+        further = onnx.GraphProto(output=[helper.make_empty_tensor_value_info(self._output)])
+        return bytes(onnx.ModelProto(graph=further).SerializeToString())
 
 
 def start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hardening.deployment.contract import (
+    SOFTMAX,
+    answers_at,
     as_logits,
     contract_of,
     floored,
-    last_softmax,
+    last_squashing,
     prepare,
 )
 from hardening.deployment.graph import read_graph
@@ -38,7 +40,8 @@ class Twin(nn.Module):
     the integer kernels. Gradients pass every rounding and every saturation but a fused ReLU
     (BPDA, Athalye et al. 2018, https://arxiv.org/abs/1802.00420). Parity is measured, not assumed:
     see `parity.prove`. Of a file that ends in a softmax it gives the logarithms directly, where
-    gradients are asked for without a floor: a saturated softmax hides nothing.
+    gradients are asked for without a floor: a saturated softmax hides nothing. Of one that ends in
+    a Sigmoid it gives what that reads, as the session does.
 
     Raises:
         ModelError: The bytes are refused by `read_model`.
@@ -59,11 +62,18 @@ class Twin(nn.Module):
         fixed = fixed_batch(model)
         self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
         with explained(self.name):
-            softmax = last_softmax(model.graph, model.graph.output[0].name)
-            self.logarithms = self.contract.outputs == "probabilities" and softmax is not None
-            if self.logarithms and softmax is not None:
+            last = model.graph.output[0]
+            named, last.name = last.name, answers_at(model.graph, last.name)
+            self.raw = last.name != named
+            squashing = None if self.raw else last_squashing(model.graph, last.name)
+            self.logarithms = (
+                self.contract.outputs == "probabilities"
+                and squashing is not None
+                and squashing.op_type in SOFTMAX
+            )
+            if self.logarithms and squashing is not None:
                 # Where the softmax itself saturates it has no gradient, and attacks would fail.
-                softmax.op_type = "LogSoftmax"
+                squashing.op_type = "LogSoftmax"
             graph = unsigned(read_graph(model))
             steps = plan(graph)
             if not steps:
@@ -89,6 +99,8 @@ class Twin(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         answers = self._compute(prepare(x, self.contract))
+        if self.raw:
+            return answers.flatten(1)
         if self.logarithms:
             # An attack needs more than the floor that the session's answers have: classes that tie
             # there have no order, and a loss of their differences no direction.

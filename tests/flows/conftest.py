@@ -11,6 +11,15 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from flows.chain import run_chain
+from flows.sources import find_sources
+from flows.validate import validate
+from hardening.evidence import RunEvidence
+from hardening.log import Silent
+from hardening.verdict import Gate, judge
+from tasks.settings import store_uri
+from tasks.store import open_store
+
 TEMPER = Path(sys.executable).with_name("temper")
 
 TINY = {
@@ -108,6 +117,61 @@ class Place:
     def runs(self, name="tiny"):
         folder = self.root / "runs" / name
         return sorted(p.name for p in folder.iterdir() if p.name != "latest")
+
+
+class Now:
+    """A Runner that does every step at once, without Prefect; `outputs` are what each left."""
+
+    def __init__(self):
+        self.outputs = {}
+
+    def __call__(self, step, label, /, *inputs, **settings):
+        made = Made(step._run(label, inputs, settings))
+        self.outputs[label] = made.outputs
+        return made
+
+
+class Made:
+    def __init__(self, outputs):
+        self.outputs = getattr(outputs, "data", outputs)
+
+    def result(self):
+        return self.outputs
+
+
+@pytest.fixture
+def now():
+    return Now()
+
+
+class Judged(NamedTuple):
+    """What a chain left: its evidence, the files as they were attacked, the report's page."""
+
+    run: RunEvidence
+    files: dict
+    page: str
+
+    def verdict(self, **limits):
+        return judge(self.run, Gate(**limits))
+
+
+@pytest.fixture
+def chain(now, monkeypatch):
+    """Runs the chain of a configuration in a home, perhaps with the bytes of a champion."""
+
+    def run(config, home, champion=None):
+        monkeypatch.setenv("TEMPER_HOME", str(home))
+        validate(config)
+        store = open_store(store_uri())
+        sources = find_sources(config, store, Silent())
+        if champion is not None:
+            sources = sources._replace(champion=store.put(champion))
+        made = run_chain(config, now, sources)
+        evidence = RunEvidence.model_validate_json(store.get(made.evidence))
+        shipped = {name: store.get(artifact) for name, artifact in made.files.items()}
+        return Judged(evidence, shipped, store.get(made.report).decode())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from flows.cascade import entries
 from flows.config import Config
 from flows.measure import shards
-from flows.subjects import Subject
+from flows.subjects import Subject, _trains
 from hardening.spec import Spec
 from tasks.store import Artifact
 
@@ -82,6 +82,29 @@ def test_an_attack_is_led_by_the_file_its_source_names(source, name, led_by):
     found = entries(config({"name": "apgd", "source": source}), attacked, subjects)
     expected = [] if led_by is None else [tuple(file(one) for one in led_by)]
     assert [sources for _, _, sources in found] == expected
+
+
+def test_what_it_was_made_from_and_its_float_form_lead_from_a_parent_together():
+    """A trained int8 file has two; one that nobody here made has only what was made of it."""
+    form = file("form")
+    trained = SUBJECTS[3]._replace(trained=True, float_form=form)
+    foreign = subject("theirs", role="control", defenses=())._replace(float_form=form)
+    transfer = {"name": "apgd", "source": "parent"}
+
+    for attacked, led_by in ((trained, (file("tune"), form)), (foreign, (form,))):
+        ((_, _, sources),) = entries(config(transfer), attacked, SUBJECTS)
+        assert sources == led_by
+        assert attacked.same_weights == form
+    assert SUBJECTS[3].same_weights == file("tune")
+    assert trained._replace(float_form=None).same_weights is None
+    ensemble = entries(config({"name": "apgd", "source": "ensemble"}), SUBJECTS[1], [foreign])
+    assert not ensemble
+
+
+def test_what_needs_gradients_of_the_file_itself_is_left_out_where_it_has_none():
+    attacks = [{"name": name, "source": "parent"} for name in ("apgd", "diva")]
+    found = entries(config(*attacks, {"name": "apgd"}), SUBJECTS[3], SUBJECTS, {"int8"})
+    assert [(spec.name, sources) for _, spec, sources in found] == [("apgd", (file("tune"),))]
 
 
 def test_shards_cover_every_image_once():
@@ -160,6 +183,5 @@ def _finished(steps, name):
 
 def test_a_file_that_was_trained_itself_is_no_rounded_parent():
     """It may be harder than what it was made from, and that is no alarm."""
-    assert subject("aware", defenses=("n_fgsm", "quantization_aware"), parent="tune").trained
-    assert not subject("int8", defenses=("n_fgsm", "quantization"), parent="tune").trained
-    assert not subject("ctrl", role="control", defenses=()).trained
+    assert _trains(Spec(name="quantization_aware"))
+    assert not _trains(Spec(name="quantization"))

@@ -1,7 +1,6 @@
 """A file that a user brings: evaluated as it is, quantized, or refused in one line."""
 
 import json
-from typing import NamedTuple
 
 import onnx
 import pytest
@@ -13,16 +12,12 @@ from flows.chain import run_chain
 from flows.config import parse
 from flows.evaluation import existing
 from flows.sources import find_sources
-from flows.validate import validate
 from hardening.consistency import contradiction
 from hardening.data.digits import digits
 from hardening.deployment.contract import Contract, contract_of, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.quantize import quantize_int8
 from hardening.errors import ModelError
-from hardening.evidence import RunEvidence
 from hardening.log import Silent
-from hardening.verdict import Gate, judge
 from tasks.settings import store_uri
 from tasks.step import Plan
 from tasks.store import open_store
@@ -77,41 +72,11 @@ def files(net, tmp_path_factory):
         "plain": plain,
         "theirs": theirs,
         "strange": strange.SerializeToString(),
-        "int8": quantize_int8(plain, digits(None).train.first(64).floats()),
     }
     folder = tmp_path_factory.mktemp("files")
     for name, data in forms.items():
         (folder / f"{name}.onnx").write_bytes(data)
     return {name: folder / f"{name}.onnx" for name in forms}
-
-
-class Now:
-    """A Runner that does every step at once, without Prefect."""
-
-    def __init__(self):
-        self.labels = []
-
-    def __call__(self, step, label, /, *inputs, **settings):
-        self.labels.append(label)
-        return Made(step._run(label, inputs, settings))
-
-
-class Made:
-    def __init__(self, outputs):
-        self.outputs = getattr(outputs, "data", outputs)
-
-    def result(self):
-        return self.outputs
-
-
-class Done(NamedTuple):
-    run: RunEvidence
-    files: dict
-    labels: list
-    page: str
-
-    def verdict(self, **limits):
-        return judge(self.run, Gate(**limits))
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +85,11 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def do(home, monkeypatch, files):
+def do(home, files, chain):
     """Runs the chain on a file, in one home: what is known is not done again."""
-    monkeypatch.setenv("TEMPER_HOME", str(home))
 
     def run(name, candidates=None, **fields):
-        config = configured(files[name], candidates, **fields)
-        validate(config)
-        store, now = open_store(store_uri()), Now()
-        made = run_chain(config, now, find_sources(config, store, Silent()))
-        evidence = RunEvidence.model_validate_json(store.get(made.evidence))
-        shipped = {name: store.get(artifact) for name, artifact in made.files.items()}
-        return Done(evidence, shipped, now.labels, store.get(made.report).decode())
+        return chain(configured(files[name], candidates, **fields), home)
 
     return run
 
@@ -148,7 +106,7 @@ def configured(path, candidates=None, **fields):
     return parse(content, "mine.yaml")
 
 
-def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files):
+def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files, now):
     """The same net in our form and in Keras's: the same accuracy, as robust but for a near tie."""
     ours, theirs = do("plain"), do("theirs", **FIELDS)
     assert ours.files["control"] == files["plain"].read_bytes()
@@ -160,7 +118,7 @@ def test_the_very_file_is_evaluated_whatever_it_wants_and_answers(do, files):
     assert abs(first.robust.correct - second.robust.correct) <= 2
     assert theirs.verdict().passed
     assert not contradiction(theirs.run)
-    assert not any("export" in label or "train" in label for label in theirs.labels)
+    assert not any("export" in label or "train" in label for label in now.outputs)
 
 
 def test_quantizing_keeps_the_contract_and_attacks_from_the_float_file(do):
@@ -173,14 +131,6 @@ def test_quantizing_keeps_the_contract_and_attacks_from_the_float_file(do):
     assert {row.kind for row in small.attacks} == kinds
     assert abs(small.robust.value - done.run.models["control"].robust.value) < 0.1
     assert done.verdict().passed
-
-
-def test_an_int8_file_is_attacked_straight_through_and_its_unknown_parent_is_noted(do):
-    model = do("int8").run.models["control"]
-    assert model.due == ["straight-through", "gradient-free"]
-    assert [row.kind for row in model.attacks] == ["straight-through"] * 2 + ["gradient-free"]
-    assert "float parent is not known" in model.notes[0]
-    assert model.file.precision == "int8"
 
 
 def test_a_file_without_a_twin_is_attacked_without_gradients_and_is_not_evaluated(do):
@@ -238,14 +188,14 @@ def test_a_shipped_file_needs_no_second_contract(do, files):
     )
 
 
-def test_onnx_given_as_weights_is_told_where_it_belongs(do, files, home):
+def test_onnx_given_as_weights_is_told_where_it_belongs(do, files, now):
     config = configured(files["plain"])
     content = config.model_dump(mode="json", exclude={"model", "registry", "training"})
     content["model"] = {"name": "small_cnn", "weights": str(files["plain"])}
     config = parse(json.loads(json.dumps(content)), "x")
     sources = find_sources(config, open_store(store_uri()), Silent())
     with pytest.raises(ModelError, match=r"got an ONNX file as model\.weights.*model\.onnx"):
-        run_chain(config, Now(), sources)
+        run_chain(config, now, sources)
 
 
 def test_a_plan_knows_the_file(do, files):

@@ -226,6 +226,22 @@ def test_straight_through_a_quantized_file_a_rounding_in_front_of_it_is_passed_t
     assert missing_attacks(model("jpeg-int8", due=due, attacks=through)) == []
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_what_must_transfer_to_a_quantized_file_is_led_by_its_parent(precision):
+    def quantized(source, budget=(100, 100)):
+        row = attack("transfer", budget=budget).model_copy(update={"source": source})
+        made = model("small", due=["transfer"], attacks=[row])
+        file = made.file.model_copy(update={"precision": precision})
+        return missing_attacks(made.model_copy(update={"file": file}))
+
+    assert quantized("parent") == []
+    assert quantized("parent", budget=(9, 9)) == ["transfer"]
+    for other in ("control", "robust", "ensemble", "somebody"):
+        assert quantized(other) == ["transfer"]
+    borrowed = attack("transfer").model_copy(update={"source": "control"})
+    assert missing_attacks(model("a", due=["transfer"], attacks=[borrowed])) == []
+
+
 def test_an_attack_by_expectation_is_the_white_box_attack_of_a_random_model():
     by_expectation = [attack("expectation")]
     random = model("random", due=["white-box", "expectation"], attacks=by_expectation)

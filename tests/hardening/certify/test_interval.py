@@ -178,6 +178,63 @@ def test_a_head_without_gemm_is_bounded_by_its_logits(files, certify, linear):
     assert all(a or not b for a, b in zip(elided.certified, plain.certified, strict=True))
 
 
+HEADS = {
+    "Gemm": [("Gemm", "flat weight bias", "z", {"transB": 1})],
+    "MatMul and Add": [("MatMul", "flat turned", "product", {}), ("Add", "product bias", "z", {})],
+    "Conv": [("Conv", "input kernel bias", "z", {})],
+    "Reshape": [
+        ("Gemm", "flat weight bias", "rows", {"transB": 1}),
+        ("Reshape", "rows column", "z", {}),
+    ],
+}
+SQUASHINGS = {
+    "softmax": [("Softmax", "z", "p", {"axis": 1})],
+    "log-softmax": [("LogSoftmax", "z", "p", {"axis": 1})],
+    "Sigmoid": [("Sigmoid", "z", "p", {})],
+}
+
+
+@pytest.mark.parametrize("squashing", SQUASHINGS)
+@pytest.mark.parametrize("head", HEADS)
+def test_what_squashes_the_logits_changes_no_certificate(files, certify, linear, head, squashing):
+    """Behind every head; where there is no Gemm, bounds of the logits themselves."""
+    weight, bias, images = linear
+    constants = {
+        "weight": weight.numpy(),
+        "turned": weight.t().contiguous().numpy(),
+        "kernel": weight.view(3, 3, 2, 2).numpy(),
+        "bias": bias.numpy(),
+        "column": torch.tensor([-1, 3, 1, 1]).numpy(),
+        "row": torch.tensor([-1, 3]).numpy(),
+    }
+    start, end = ("Flatten", "input", "flat", {}), ("Reshape", "END row", "logits", {})
+
+    def built(last, name):
+        nodes = [start, *HEADS[head], *last, (end[0], end[1].replace("END", name), *end[2:])]
+        return files.build((3, 2, 2), 3, nodes, **constants)
+
+    bare = certify(built([], "z"), images, 0.01).certified
+    assert 0 < sum(bare) < len(bare)
+    assert certify(built(SQUASHINGS[squashing], "p"), images, 0.01).certified == bare
+    if head in {"Gemm", "Reshape"}:
+        assert certify(files.linear(weight, bias, (3, 2, 2)), images, 0.01).certified == bare
+
+
+def test_a_softmax_over_something_else_than_the_classes_proves_nothing(files, certify, linear):
+    """Over an axis of size 1 every class gets 1, whatever the logits say."""
+    weight, bias, images = linear
+    nodes = [
+        ("Flatten", "input", "flat", {}),
+        ("Gemm", "flat weight bias", "rows", {"transB": 1}),
+        ("Unsqueeze", "rows last", "column", {}),
+        ("Softmax", "column", "ones", {"axis": 2}),
+        ("Squeeze", "ones last", "logits", {}),
+    ]
+    constants = {"weight": weight.numpy(), "bias": bias.numpy(), "last": torch.tensor([2]).numpy()}
+    with pytest.raises(ModelError, match="operator Softmax has no interval rule"):
+        certify(files.build((3, 2, 2), 3, nodes, **constants), images, 0.01)
+
+
 def test_the_record_holds_what_was_proven(files, certify, linear):
     weight, bias, images = linear
     certificate = certify(files.linear(weight, bias, (3, 2, 2)), images, 0.02)
@@ -197,7 +254,8 @@ def test_an_int8_file_is_refused_by_its_operator(files, certify):
 @pytest.mark.parametrize(
     ("nodes", "named"),
     [
-        ([("Softmax", "flat", "logits", {})], "Softmax"),
+        ([("Softmax", "flat", "soft", {}), ("Relu", "soft", "logits", {})], "Softmax"),
+        ([("Softmax", "flat", "logits", {"axis": 0})], "Softmax"),
         ([("Mul", "flat flat", "logits", {})], "Mul with two computed inputs"),
         ([("Div", "one flat", "logits", {})], "Div with a computed divisor"),
         ([("LeakyRelu", "flat", "logits", {"alpha": -0.5})], "LeakyRelu with a negative slope"),

@@ -9,12 +9,15 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from hardening.deployment.export import export
+from hardening.deployment.float_form import float_form
+from hardening.deployment.float_operators import FLOATS
 from hardening.deployment.native import NATIVE
 from hardening.deployment.operators.quantization import KERNELS
 from hardening.deployment.parity import compare, prove
 from hardening.deployment.quantize import _Reader
 from hardening.deployment.quiet import quiet
 from hardening.deployment.session import Session
+from hardening.deployment.storage import precision
 from hardening.deployment.twin import Twin
 from hardening.deployment.unsigned import MOVES
 from hardening.errors import ModelError, ParityError
@@ -115,8 +118,36 @@ def test_signed_activations_are_computed_as_the_runtime_does(static, tools):
     assert kernels.count("WeightedSum") == (4 if MOVES else 5)
 
 
-def test_every_integer_operator_has_a_kernel():
+def test_every_integer_operator_has_a_kernel_and_a_float_form():
     assert {*KERNELS} == {*NATIVE}
+    assert {*KERNELS} <= {*FLOATS}
+
+
+@pytest.mark.parametrize("activation", [U8, S8])
+@pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
+def test_the_float_form_computes_the_same_but_for_rounding(static, tools, activation, form):
+    """Both of the quantizer's formats of one file have nearly the same one."""
+    x = tools.pictures(40, SHAPE)
+    files = [static(activation, S8, True, kind) for kind in (form, QuantFormat.QDQ)]
+    answers, other = (Session(float_form(data))(x) for data in files)
+    model = onnx.load_model_from_string(float_form(files[0]))
+
+    assert precision(model) == "float32"
+    assert not {node.op_type for node in model.graph.node} & {*KERNELS, "QuantizeLinear"}
+    its = Session(files[0])(x)  # this quantizer rounds logits, too, and cuts them off
+    ended = answers.clamp(its.min(), its.max())
+    assert compare(ended, its).max_difference < 0.05 * answers.abs().max()
+    assert compare(answers, other).max_difference < 0.02 * answers.abs().max()
+    ours, theirs = (gradient(Twin(data), x) for data in (float_form(files[0]), files[0]))
+    assert nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.9
+
+
+def test_the_float_form_of_a_dynamic_file_does_not_depend_on_the_batch(dynamic, tools):
+    x, data = tools.pictures(40, SHAPE), float_form(dynamic)
+    session = Session(data)
+
+    prove("float form", Twin(data), session, x)
+    assert compare(session(x), Session(dynamic)(x)).max_difference < 0.05 * session(x).abs().max()
 
 
 def test_dynamic_quantization_is_computed_but_depends_on_the_batch(dynamic, prepared, tools):
