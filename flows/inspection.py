@@ -72,7 +72,9 @@ def show(found: Inspection, as_json: bool) -> None:
         console.print(_lines(found.lineage.model_dump()))
     for finding in found.findings:
         console.print(Text(f"{'ok' if finding.passed else 'NO'}  {finding.name}: {finding.text}"))
-    tried = f"{found.ran} images, {' and '.join(map(str, BATCHES))} at a time"
+    tried = "no images: none of likely sizes fit what it leaves open"
+    if found.ran:
+        tried = f"{found.ran}, {' and '.join(map(str, BATCHES))} at a time"
     console.print(_lines({**_facts(found.anatomy), "tried on": tried}))
 
 

@@ -25,9 +25,9 @@ BATCHES = (1, CHUNK)
 """Images at a time, as an evaluation runs them."""
 
 DIFFERENTIATED = 8
-"""Images whose gradients are taken at a time. An evaluation takes those of `CHUNK`, for which
-large honest networks want more memory than a file may take here: 8 times of this at most, for
-what grows faster than the batch has grown too much in the forward pass."""
+"""Images whose gradients are taken at a time. An evaluation takes those of `CHUNK`, for which large
+honest networks want more memory than a file may take here: about 8 times as much as these, for what
+grows faster than the batch does so in the forward passes, too."""
 
 SIDES = (32, 224)
 """Pixels along a side that a file leaves open, where no dataset says it: the first it takes."""
@@ -54,43 +54,43 @@ ANY = Opening()
 def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
     """Run a session and a twin of the file as an evaluation would; the shape of the images.
 
-    A file without a twin may pass: it can be attacked as a black box.
+    A file without a twin may pass: it can be attacked as a black box. So may one that leaves sizes
+    open and takes none of those that are likely: then the shape is empty.
 
     Raises:
-        ModelError: The gate or ONNX Runtime refuses it, or does not run these images.
+        ModelError: The gate or ONNX Runtime refuses it, or does not run the images that it or
+            the dataset asks for.
         MemoryError: It wants more than there is; a `ModelError` may say so, too, see `NO_MEMORY`.
     """
     name, contract = name_of(data), what.contract
     for form in forms(data, name) if contract is None else [with_contract(data, contract, name)]:
         session = Session(form, threads=1)
-        shape = what.shape or _accepted(session)
-        if what.shape:
-            _run(session, what.shape)
-        _try_twin(form, shape)
-    return tuple(shape)
+        shape: tuple[int, ...] = what.shape or session.image_shape
+        if all(shape):
+            _run(session, shape)
+        else:
+            shape = _accepted(session)
+        if shape:
+            _try_twin(form, shape)
+    return shape
 
 
 def _accepted(session: Session) -> tuple[int, ...]:
-    """The first likely shape of images that the file runs."""
-    *others, last = likely(session.image_shape)
-    for shape in others:
+    """The first likely shape of images that the file runs; empty if there is none."""
+    for shape in likely(session.image_shape):
         try:
             _run(session, shape)
         except ModelError as error:
-            # The shape is a guess of ours: a file need not take such small images.
+            # The shape is a guess of ours: a file need not take it.
             if NO_MEMORY.search(str(error)):
                 raise
         else:
             return shape
-    _run(session, last)
-    return last
+    return ()
 
 
 def likely(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Shapes (C, H, W) that images may have, at least one, where 0 stands for an open size."""
-    if all(shape):
-        yield shape
-        return
+    """Shapes (C, H, W) that images may have where 0 stands for a size that a file leaves open."""
     if not shape[0] and shape[2] in {1, 3}:
         # Of a file in NHWC that says nothing of it, the last size is the channels.
         for side in SIDES:

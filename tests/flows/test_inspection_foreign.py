@@ -43,7 +43,7 @@ def test_a_file_that_carries_no_contract_says_what_it_is_taken_for(inspect):
         "none; unless a configuration says otherwise: layout NCHW, range 0..1, outputs logits"
     )
     assert rows["output"] == "scores: FLOAT (batch, 16)"
-    assert rows["tried on"] == "(1, 4, 4) images, 1 and 64 at a time"
+    assert rows["tried on"] == "(1, 4, 4), 1 and 64 at a time"
 
 
 def test_the_contract_that_a_file_carries_is_shown(inspect):

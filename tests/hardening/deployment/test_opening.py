@@ -125,7 +125,16 @@ def test_a_file_that_needs_larger_images_is_tried_on_larger_ones():
 
 def test_open_sizes_have_likely_shapes_in_order():
     assert list(likely((0, 0, 0))) == [(3, 32, 32), (3, 224, 224), (1, 28, 28), (1, 224, 224)]
-    assert list(likely((3, 8, 8))) == [(3, 8, 8)]
+
+
+def test_a_guess_of_ours_is_no_reason_to_refuse_a_file():
+    """It says any size and takes one; whether that is the dataset's is asked later."""
+    data = parsed(
+        f"{OPEN.replace('C,', '3,')} {{ f = Flatten(x) y = MatMul(f, w) }}",
+        w=np.zeros((3 * 48 * 48, 10), np.float32),
+    )
+    assert try_out(data, Opening()) == ()
+    assert try_out(data, Opening(shape=(3, 48, 48))) == (3, 48, 48)
 
 
 def test_a_contract_of_the_user_is_kept():
