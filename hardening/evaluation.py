@@ -57,13 +57,13 @@ def run_attack(
     threat: ThreatModel,
     seed: int,
     log: Log,
-    budget: int = 1,
+    budget: int = 0,
     leader: Model | None = None,
 ) -> Outcome:
     """Run `attack` on `model` against the images at the places `standing` (n,); `session` judges.
 
     Args:
-        budget: Forward passes of an image that never falls, for the progress bar.
+        budget: Forward passes of an image that never falls, for the progress bar; 0 if unknown.
         leader: Whose word that an image has fallen is held against the session's; `model` or its
             twin when not given.
 

@@ -28,7 +28,7 @@ class Log(Protocol):
         """Say one thing that a reader of the log needs to know."""
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
-        """Open a progress bar over `total` units."""
+        """Open a progress bar over `total` units; 0 if nobody knows how many."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers of an epoch."""

@@ -57,14 +57,17 @@ def _bars() -> Bars:
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
-    """Show how far `what` is: a bar with rate and time left, or a line now and then."""
+    """Show how far `what` is: a bar with rate and time left, or a line now and then.
+
+    A total of 0 is one that nobody knows: then there is no time left to tell.
+    """
     if not console().is_terminal:
         yield _Plain(what, total, unit)
         return
     bars = _bars()
     if not bars.live.is_started:
         bars.start()
-    task = bars.add_task(what, total=total, unit=unit, note="")
+    task = bars.add_task(what, total=total or None, unit=unit, note="")
     try:
         yield lambda done=1, note="": bars.update(task, advance=done, note=note)
     finally:
@@ -88,10 +91,11 @@ class _Plain:
             return
         self.said = now
         speed = self.done / (now - self.started)
-        left = (self.total - self.done) / speed if speed else 0.0
-        share = f"{self.done}/{self.total}"
-        tail = f", {note}" if note else ""
-        say(f"  {self.what}: {share}, {_rate(speed, self.unit)}, {left:.0f} s left{tail}")
+        said = [f"{self.done}/{self.total}" if self.total else f"{self.done} {self.unit}"]
+        said.append(_rate(speed, self.unit))
+        if self.total and speed:
+            said.append(f"{max(0.0, self.total - self.done) / speed:.0f} s left")
+        say(f"  {self.what}: {', '.join([*said, *([note] if note else [])])}")
 
 
 def _rate(speed: float, unit: str) -> str:

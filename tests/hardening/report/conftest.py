@@ -64,7 +64,7 @@ def attack(name, before, after, **changes):
         "name": name,
         "attack": name.split("-")[0].split(" ")[0],
         "params": {"steps": 20, "loss": "ce"},
-        "source": "control" if kind == "transfer" else "file",
+        "source": "parent" if kind == "transfer" else "file",
         "kind": kind,
         "accuracy": accuracy(outcomes(after)),
         "attacked": round(before * IMAGES),
