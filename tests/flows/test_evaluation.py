@@ -103,7 +103,7 @@ def test_what_it_was_made_from_and_its_float_form_lead_from_a_parent_together():
 
 def test_what_needs_gradients_of_the_file_itself_is_left_out_where_it_has_none():
     attacks = [{"name": name, "source": "parent"} for name in ("apgd", "diva")]
-    found = entries(config(*attacks, {"name": "apgd"}), SUBJECTS[3], SUBJECTS, {"int8"})
+    found = entries(config(*attacks, {"name": "apgd"}), SUBJECTS[3], SUBJECTS, [SUBJECTS[3].onnx])
     assert [(spec.name, sources) for _, spec, sources in found] == [("apgd", (file("tune"),))]
 
 

@@ -261,7 +261,7 @@ def test_changing_the_gate_recomputes_the_verdict_and_what_follows(place, second
 def test_changing_eps_of_the_evaluation_keeps_all_training(place, second):
     path = place.write(evaluation__threat={"norm": "linf", "eps": 0.12})
     plan = {line["label"]: line for line in json.loads(place.temper("check", path, "--json").out)}
-    for label in ("train control", "tuned: n_fgsm", "tuned-int8: quantization", "tuned: inspect"):
+    for label in ("train control", "tuned: n_fgsm", "tuned-int8: quantization", "tuned: export"):
         assert plan[label]["cached"]
     assert not plan["tuned: apgd-ce"]["cached"]
 
@@ -271,7 +271,7 @@ def test_changing_eps_keeps_the_baseline(place, second):
     path = place.write(threat__eps=0.12)
     plan = {line["label"]: line for line in json.loads(place.temper("check", path, "--json").out)}
     assert plan["train control"]["cached"]
-    assert plan["control: inspect"]["cached"]
+    assert plan["control: export"]["cached"]
     assert not plan["control: apgd-ce"]["cached"]
     assert not plan["tuned: n_fgsm"]["cached"]
     assert plan["tuned: n_fgsm"]["gradients"] == "8 a training image"

@@ -79,6 +79,7 @@ def naive(now, file):
         attack_file,
         "naive",
         file,
+        None,
         (),
         now.outputs["choose images"]["images"],
         now.outputs["small: inspect"]["standing"],
