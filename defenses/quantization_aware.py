@@ -58,7 +58,7 @@ def quantization_aware(
     anew on the float graph with the weights of the round before.
 
     Args:
-        bits: 8 for weights and activations; 4 for weights alone.
+        bits: 8 for weights and activations; 4 or 3 for weights alone, stored in 4.
         calibration_images: Training images that set the ranges of 8-bit activations.
         method: How a range is chosen from the activations seen; minmax clips nothing seen.
         steps: Of PGD, each 2.5 eps / steps long; a training step costs steps + 1 plain ones.
@@ -75,11 +75,11 @@ def quantization_aware(
     for index in range(first, rounds):
         if kept is not None and index == first:
             quantized = _bytes(kept, QUANTIZED)
-        elif bits == 4:
-            quantized = store_in_4_bits(parent)
-        else:
+        elif bits == 8:
             seen = calibration(Twin(parent), data, threat, rng, calibration_images)
             quantized = quantize_int8(parent, seen, method=method)
+        else:
+            quantized = store_in_4_bits(parent, bits)
         stage = _Round(log, index, loop.epochs, parent, quantized, kept if index == first else None)
         start = Trainable(quantized, parent)
         trained = fit(start, data, loss, score, rng, stage, loop=loop, threat=threat)
