@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from defenses.adversarial_training import adversarial_training
+from defenses.auto import auto
 from defenses.compactness import compactness
 from defenses.declaration import Defense
 from defenses.extreme_norm import extreme_norm
@@ -19,6 +20,7 @@ from defenses.rs_fgsm import rs_fgsm
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
+    "auto": auto,
     "adversarial_training": adversarial_training,
     "trades": trades,
     "n_fgsm": n_fgsm,

@@ -31,7 +31,7 @@ def keep_clean(
         model = between(before, after, share)
         seen.append(clean_accuracy(model, validation))
         if seen[-1] >= floor:
-            log.line(
+            log.chose(
                 f"keep_clean: {share:.0%} of the way, clean validation accuracy {seen[-1]:.1%}"
             )
             return model

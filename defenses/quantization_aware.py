@@ -23,7 +23,7 @@ from hardening.deployment.quantize import Method, fold, quantize_int8
 from hardening.deployment.storage import store_in_4_bits
 from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
-from hardening.log import Checkpoint, Log, Progress
+from hardening.log import Checkpoint, Log, Progress, Relay
 from hardening.threat import ThreatModel
 
 FINE_TUNING = Loop(epochs=3, learning_rate=1e-3, ramp=0)
@@ -93,7 +93,7 @@ PARENT, QUANTIZED, ROUND = "round.parent", "round.quantized", "round"
 """What the checkpoints of a round carry beside the training's own state."""
 
 
-class _Round:
+class _Round(Relay):
     """The log of one round, whose checkpoints carry the files that the round started from."""
 
     def __init__(
@@ -105,11 +105,9 @@ class _Round:
         quantized: bytes,
         kept: Checkpoint | None,
     ) -> None:
-        self.log, self.index, self.epochs, self.kept = log, index, epochs, kept
+        super().__init__(log)
+        self.index, self.epochs, self.kept = index, epochs, kept
         self.files = {PARENT: _tensor(parent), QUANTIZED: _tensor(quantized)}
-
-    def line(self, text: str) -> None:
-        self.log.line(text)
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         return self.log.progress(f"{what}, round {self.index + 1}", total, unit)

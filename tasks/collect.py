@@ -87,6 +87,7 @@ def collect_evidence(
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
         notes=_notes(clean, role),
+        choices=[choice for cost in costs for choice in _json(run, cost)["choices"]],
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,

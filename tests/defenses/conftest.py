@@ -26,6 +26,9 @@ class Recorder(Silent):
     def line(self, text):
         self.lines.append(text)
 
+    def chose(self, text):
+        self.lines.append(text)
+
     def metrics(self, step, values):
         self.rows.append((step, dict(values)))
 

@@ -31,6 +31,8 @@ def short(name, **params):
     """The defense with as little work as it can be given."""
     if "steps" in {p.name for p in parameters(DEFENSES[name])}:
         params = {"steps": 2} | params
+    if name == "auto":
+        params = {"multiples": 40} | params
     if name in TRAINED:
         params = {"epochs": 1, "batch_size": 32} | FROM_SCRATCH.get(name, {}) | params
     return bind(DEFENSES, Spec(name=name, params=params))
