@@ -12,11 +12,13 @@ from defenses.fast_bat import fast_bat
 from defenses.free import free
 from defenses.half_precision import half_precision
 from defenses.helper import helper
+from defenses.interval_training import interval_training
 from defenses.mart import mart
 from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
 from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
+from defenses.smoothing import smoothing
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
@@ -31,6 +33,8 @@ DEFENSES: dict[str, Defense] = {
     "extreme_norm": extreme_norm,
     "helper": helper,
     "compactness": compactness,
+    "smoothing": smoothing,
+    "interval_training": interval_training,
     "quantization": quantization,
     "quantization_aware": quantization_aware,
     "half_precision": half_precision,

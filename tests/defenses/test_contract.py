@@ -32,7 +32,7 @@ def short(name, **params):
     if "steps" in {p.name for p in parameters(DEFENSES[name])}:
         params = {"steps": 2} | params
     if name == "auto":
-        params = {"multiples": 40} | params
+        params = {"multiples": 24} | params
     if name in TRAINED:
         params = {"epochs": 1, "batch_size": 32} | FROM_SCRATCH.get(name, {}) | params
     return bind(DEFENSES, Spec(name=name, params=params))
