@@ -6,12 +6,14 @@ from typing import Any
 from defenses.adversarial_training import adversarial_training
 from defenses.auto import auto
 from defenses.compactness import compactness
+from defenses.compression import compression
 from defenses.declaration import Defense
 from defenses.extreme_norm import extreme_norm
 from defenses.fast_bat import fast_bat
 from defenses.free import free
 from defenses.half_precision import half_precision
 from defenses.helper import helper
+from defenses.interpolation import interpolation
 from defenses.interval_training import interval_training
 from defenses.mart import mart
 from defenses.n_fgsm import n_fgsm
@@ -33,10 +35,12 @@ DEFENSES: dict[str, Defense] = {
     "extreme_norm": extreme_norm,
     "helper": helper,
     "compactness": compactness,
+    "interpolation": interpolation,
     "smoothing": smoothing,
     "interval_training": interval_training,
     "quantization": quantization,
     "quantization_aware": quantization_aware,
+    "compression": compression,
     "half_precision": half_precision,
 }
 

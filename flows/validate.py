@@ -20,7 +20,7 @@ NEED_PATH = ("npz", "folder")
 SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 """Whose gradients may lead an attack, beside candidates by name."""
 
-LAST = ("quantization", "quantization_aware", "half_precision")
+LAST = ("quantization", "quantization_aware", "compression", "half_precision")
 """Defenses whose result cannot be trained further."""
 
 

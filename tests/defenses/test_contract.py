@@ -109,7 +109,7 @@ def test_any_number_of_classes_and_any_image_size(
     assert hardened(data.validation.floats()[:5]).shape == (5, classes)
 
 
-@each_trained
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "interpolation"])
 def test_weights_learn_from_the_training_images_alone(
     name, model, data, threat, generator, bits, make_data
 ):
