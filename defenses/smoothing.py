@@ -44,13 +44,23 @@ def smoothing(
 
     The certificate, in L2, is that of the smoothed classifier, which answers what the file says
     most often under this noise: `evaluation.certify` with `smoothing` and the same sigma gives it.
-    Attacks meet the file itself, which withstands little more than an unhardened one.
+    Attacks meet the file itself, of which it says nothing.
 
     Args:
-        sigma: Standard deviation of the noise, pixel units; at another one nothing is certified.
+        sigma: Standard deviation of the noise, pixel units; the certificate needs the same one.
     """
     loss, score = noisy(rng, sigma=sigma), noisy_accuracy(rng, sigma=sigma)
     return fit(model, data, loss, score, rng, log, loop=loop, threat=None)
+
+
+def mismatch(trained: float, certified: float) -> str:
+    """What to know where training and certificate have another sigma, or ""."""
+    if trained == certified:
+        return ""
+    return (
+        f"trained with noise of sigma {trained:g} and certified with {certified:g}: sound, and far "
+        "smaller than with the same sigma"
+    )
 
 
 def noisy(rng: torch.Generator, *, sigma: float) -> Loss:

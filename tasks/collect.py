@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from safetensors.torch import load as load_tensors
 
+from defenses.smoothing import mismatch, smoothing
 from hardening.alarms import Rounded, alarms
 from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
@@ -24,7 +25,7 @@ from hardening.evidence import (
     Survey,
 )
 from hardening.rows import Part, merge_all
-from hardening.spec import Spec
+from hardening.spec import Spec, resolve
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
 from tasks.data import read_images
@@ -33,6 +34,10 @@ from tasks.store import Artifact
 
 EXAMPLES = 6
 """Adversarial images of each file that the report shows."""
+
+
+SMOOTHED = "smoothing"
+"""The defense and the certificate that go together."""
 
 
 @step
@@ -78,6 +83,7 @@ def collect_evidence(
         for image, (right, fall) in enumerate(zip(correct, falls, strict=True))
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
+    proofs = [Certificate(**_json(run, made)) for made in certificates]
     evidence = Evidence(
         name=name,
         role=role,
@@ -86,7 +92,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(clean, role),
+        notes=_notes(clean, role) + _noise(defenses, proofs),
         choices=[choice for cost in costs for choice in _json(run, cost)["choices"]],
         clean=accuracy(correct),
         correct=correct,
@@ -98,7 +104,7 @@ def collect_evidence(
         curve=_curve(threat, everything, factors, survived, falls),
         distances=Distances(**_json(run, nearest["distances"])),
         surveys=[Survey(**_json(run, survey)) for survey in surveys],
-        certificates=[Certificate(**_json(run, made)) for made in certificates],
+        certificates=proofs,
         alarms=_alarms(run, diagnosed, rows, attacked, limits),
         latency=[Latency(**entry) for entry in cost["latency"]],
         memory=Memory(**cost["memory"]) if cost["memory"] else None,
@@ -121,6 +127,15 @@ def _notes(clean: dict[str, Any], role: str) -> list[str]:
     if clean["file"]["precision"] == "int8" and role != "candidate":
         notes.append("an int8 file whose float parent is not known: none could lead an attack")
     return notes
+
+
+def _noise(defenses: list[Spec], proofs: list[Certificate]) -> list[str]:
+    """Where a model was trained under other noise than it was certified with."""
+    trained = [
+        resolve(smoothing, spec.params)["sigma"] for spec in defenses if spec.name == SMOOTHED
+    ]
+    certified = [proof.figures["sigma"] for proof in proofs if proof.method == SMOOTHED]
+    return [text for a in trained for b in certified if (text := mismatch(a, b))]
 
 
 def _alarms(
