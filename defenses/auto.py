@@ -101,7 +101,7 @@ def _choose(
         said = f"a budget of {multiples:g} epochs of plain training"
         return choose(multiples, Pace(1, 1, 0), images, channels, threat, said=said)
     size = batch_size(images)
-    pace = measure(model, data, threat, Loop(batch_size=size))
+    pace = measure(model, data, threat, Loop(batch_size=size), 60 * minutes)
     said = (
         f"a budget of {minutes:g} minutes at {pace.plain:.3g} s an epoch of plain training and "
         f"{pace.attack:.3g} s a step of attack"

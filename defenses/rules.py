@@ -27,6 +27,9 @@ BATCHES = 19
 
 SIZES = (128, 64, 32)
 
+RAMP, LONG_RAMP = 0.4, 0.6
+"""Shares of the steps in which eps grows."""
+
 LARGE_GREY = 0.2
 """Linf eps above which single steps overfit or collapse on images of one channel."""
 
@@ -38,7 +41,7 @@ class Pace(NamedTuple):
     """What an epoch costs, in the unit of the budget.
 
     `plain`: a pass forward and back; `attack`: the same for the images alone, in an inner search;
-    `judging`: the look at validation images after it.
+    `judging`: the look at validation images after it, once eps is full.
     """
 
     plain: float
@@ -107,10 +110,10 @@ def choose(
     size = batch_size(images)
     batches = -(-(images - 1) // size)  # a last one of a single image is left out
     large = _no_single_step(threat, channels)
-    options = LARGE if large else GENTLE
+    options, ramp = (LARGE, LONG_RAMP) if large else (GENTLE, RAMP)
     short: list[str] = []
     for option in options:
-        epochs = min(MOST, int(budget / price(option, pace)))
+        epochs = min(MOST, int(budget / price(option, pace, ramp)))
         if epochs >= option.epochs and epochs * batches >= option.updates:
             why = [large, *short[-1:]] if large or short else ["the budget buys its full length"]
             return Choice(
@@ -118,7 +121,7 @@ def choose(
                 steps=option.steps,
                 epochs=epochs,
                 batch_size=size,
-                ramp=0.6 if large else 0.4,
+                ramp=ramp,
                 text=f"auto chose {option.title}, {epochs} epochs of {batches} optimizer steps of "
                 f"{size} images, for {said}, because {' and '.join(filter(None, why))}",
             )
@@ -126,17 +129,17 @@ def choose(
             f"{option.title} would get {epochs} epochs, {epochs * batches} optimizer steps, of at "
             f"least {option.epochs} and {option.updates}"
         )
-    least = -(-LEAST // batches) * price(options[-1], pace)
+    least = -(-LEAST // batches) * price(options[-1], pace, ramp)
     raise ConfigError(
         f"auto: got {said}, too little to harden: {short[-1]}; expected {least / budget:.1f} times "
         "that"
     )
 
 
-def price(option: Option, pace: Pace) -> float:
+def price(option: Option, pace: Pace, ramp: float) -> float:
     """Of an epoch; TRADES trains on clean images, too."""
     passes = 2 if option.method == "trades" else 1
-    return passes * pace.plain + option.steps * pace.attack + pace.judging
+    return passes * pace.plain + option.steps * pace.attack + (1 - ramp) * pace.judging
 
 
 def _no_single_step(threat: ThreatModel, channels: int) -> str:

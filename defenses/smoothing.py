@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -17,7 +18,11 @@ from defenses.training import Loop, Loss, fit
 from hardening.data import Labelled, TrainingData
 from hardening.log import Log
 from hardening.randomness import draw_seed
+from hardening.spec import Spec, resolve
 from hardening.threat import ThreatModel
+
+NAME = "smoothing"
+"""Of the defense in a chain."""
 
 DRAWS = 4
 """Noisy versions of a validation image that choose the best epoch."""
@@ -53,14 +58,16 @@ def smoothing(
     return fit(model, data, loss, score, rng, log, loop=loop, threat=None)
 
 
-def mismatch(trained: float, certified: float) -> str:
-    """What to know where training and certificate have another sigma, or ""."""
-    if trained == certified:
-        return ""
-    return (
-        f"trained with noise of sigma {trained:g} and certified with {certified:g}: sound, and far "
+def mismatches(chain: Sequence[Spec], certified: Sequence[float]) -> list[str]:
+    """What to know where a chain trains with other noise than it is `certified` with (sigmas)."""
+    trained = [resolve(smoothing, spec.params)["sigma"] for spec in chain if spec.name == NAME]
+    return [
+        f"trained with noise of sigma {ours:g} and certified with {theirs:g}: sound, and far "
         "smaller than with the same sigma"
-    )
+        for ours in trained
+        for theirs in certified
+        if ours != theirs
+    ]
 
 
 def noisy(rng: torch.Generator, *, sigma: float) -> Loss:

@@ -4,7 +4,7 @@ from attacks import ATTACKS, SURVEYS
 from attacks.adaptive import WRAPPERS
 from attacks.profiles import PROFILES, AttackSpec, in_order, labels
 from defenses import DEFENSES
-from defenses.smoothing import mismatch, smoothing
+from defenses.smoothing import mismatches
 from defenses.standard import standard
 from flows.config import Config
 from hardening.attack import facts
@@ -72,10 +72,7 @@ def cautions(config: Config) -> list[str]:
     return [
         f"candidates.{name}: {text}"
         for name, chain in config.candidates.items()
-        for defense in chain
-        if defense.name == "smoothing"
-        for sigma in certified
-        if (text := mismatch(resolve(smoothing, defense.params)["sigma"], sigma))
+        for text in mismatches(chain, certified)
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from safetensors.torch import load as load_tensors
 
-from defenses.smoothing import mismatch, smoothing
+from defenses.smoothing import mismatches
 from hardening.alarms import Rounded, alarms
 from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
@@ -25,7 +25,7 @@ from hardening.evidence import (
     Survey,
 )
 from hardening.rows import Part, merge_all
-from hardening.spec import Spec, resolve
+from hardening.spec import Spec
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
 from tasks.data import read_images
@@ -34,10 +34,6 @@ from tasks.store import Artifact
 
 EXAMPLES = 6
 """Adversarial images of each file that the report shows."""
-
-
-SMOOTHED = "smoothing"
-"""The defense and the certificate that go together."""
 
 
 @step
@@ -84,6 +80,7 @@ def collect_evidence(
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
     proofs = [Certificate(**_json(run, made)) for made in certificates]
+    sigmas = [proof.figures["sigma"] for proof in proofs if proof.method == "smoothing"]
     evidence = Evidence(
         name=name,
         role=role,
@@ -92,7 +89,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(clean, role) + _noise(defenses, proofs),
+        notes=_notes(clean, role) + mismatches(defenses, sigmas),
         choices=[choice for cost in costs for choice in _json(run, cost)["choices"]],
         clean=accuracy(correct),
         correct=correct,
@@ -127,15 +124,6 @@ def _notes(clean: dict[str, Any], role: str) -> list[str]:
     if clean["file"]["precision"] == "int8" and role != "candidate":
         notes.append("an int8 file whose float parent is not known: none could lead an attack")
     return notes
-
-
-def _noise(defenses: list[Spec], proofs: list[Certificate]) -> list[str]:
-    """Where a model was trained under other noise than it was certified with."""
-    trained = [
-        resolve(smoothing, spec.params)["sigma"] for spec in defenses if spec.name == SMOOTHED
-    ]
-    certified = [proof.figures["sigma"] for proof in proofs if proof.method == SMOOTHED]
-    return [text for a in trained for b in certified if (text := mismatch(a, b))]
 
 
 def _alarms(

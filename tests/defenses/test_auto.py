@@ -134,7 +134,7 @@ def test_minutes_are_measured_on_the_given_model_which_is_left_alone(
 ):
     before, state = bits(model), torch.get_rng_state()
 
-    found = pace.measure(model, data, threat, Loop(batch_size=32))
+    found = pace.measure(model, data, threat, Loop(batch_size=32), 2.0)
 
     assert bits(model) == before
     assert torch.equal(torch.get_rng_state(), state)
