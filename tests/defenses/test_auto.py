@@ -104,7 +104,7 @@ def test_what_is_chosen_is_trained_and_said_with_its_reason(
     assert recorder.lines[0] == (
         "auto chose n_fgsm, 15 epochs of 8 optimizer steps of 32 images, for a budget of 30 epochs "
         "of plain training, because adversarial_training with 7 steps would get 3 epochs, 24 "
-        "optimizer steps, of at least 10 and 1000"
+        "optimizer steps, of at least 25 and 3000"
     )
 
 
