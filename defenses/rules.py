@@ -3,7 +3,7 @@
 Measured on digits of 16 x 16 pixels at Linf 0.15, clean / APGD accuracy in % (one seed, n = 400):
 one step from noise 94 / 32 after 95 optimizer steps, 96 / 41 after 190, 97 / 49 after 475; PGD-7,
 at four times the price, 95 / 37, 96 / 46 and 98 / 53. TRADES needs more steps still: 79 / 10 after
-190. At an equal price one step stays ahead for long. On digits of 8 x 8 pixels, small_cnn of width 8,
+190. At an equal price one step stays ahead for long. On digits of 8 x 8 pixels, small_cnn width 8,
 batches of 32 and the same eps, accuracy under PGD-40 was 76 and 77 (two seeds, n = 597) after 60
 epochs of one step, 67 and 67 after 15 of PGD-7, which cost as much, and 71 and 72 after 31, which
 cost twice that; APGD-DLR agreed. At Linf 0.3 one step ended at 13 at most, and PGD-7 without a ramp
