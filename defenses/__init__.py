@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from defenses.adversarial_training import adversarial_training
+from defenses.auto import auto
 from defenses.bit_depth import behind_bit_depth, bit_depth
 from defenses.compactness import compactness
+from defenses.compression import compression
 from defenses.declaration import Defense
 from defenses.distillation import distillation
 from defenses.ensemble import answering_together, ensemble
@@ -15,6 +17,8 @@ from defenses.fast_bat import fast_bat
 from defenses.free import free
 from defenses.half_precision import half_precision
 from defenses.helper import helper
+from defenses.interpolation import interpolation
+from defenses.interval_training import interval_training
 from defenses.jpeg import behind_jpeg, jpeg
 from defenses.mart import mart
 from defenses.n_fgsm import n_fgsm
@@ -22,9 +26,11 @@ from defenses.quantization import quantization
 from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
 from defenses.smooth_activation import smooth_activation, with_smooth_activation
+from defenses.smoothing import smoothing
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
+    "auto": auto,
     "adversarial_training": adversarial_training,
     "trades": trades,
     "n_fgsm": n_fgsm,
@@ -35,8 +41,12 @@ DEFENSES: dict[str, Defense] = {
     "extreme_norm": extreme_norm,
     "helper": helper,
     "compactness": compactness,
+    "interpolation": interpolation,
+    "smoothing": smoothing,
+    "interval_training": interval_training,
     "quantization": quantization,
     "quantization_aware": quantization_aware,
+    "compression": compression,
     "half_precision": half_precision,
     "jpeg": jpeg,
     "bit_depth": bit_depth,

@@ -35,7 +35,8 @@ class Defense(Protocol):
 class Declaration(NamedTuple):
     """Mechanism in a few words, kinds of attack that must run, status in the literature, cost.
 
-    `passes` maps the hyper-parameters to backward passes for one training image.
+    `passes` maps the hyper-parameters to backward passes for one training image; infinity where
+    only a measurement can tell.
     """
 
     mechanism: str

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from defenses.augment import AUGMENTATIONS
 from defenses.guards import collapse, overfitting
-from defenses.loop import Loop, Loss
+from defenses.loop import Constraint, Loop, Loss
 from defenses.schedule import one_cycle, ramp
 from defenses.scores import Score
 from defenses.trainee import Trainee
@@ -43,6 +43,7 @@ class Task(NamedTuple):
     loop: Loop
     threat: ThreatModel | None
     single_step: bool
+    constrain: Constraint | None
 
     @property
     def steps(self) -> int:
@@ -112,7 +113,7 @@ def _pass(trainee: Trainee, task: Task, advance: Progress) -> float:
         now = task.threat and task.threat.scaled(task.ramp(step, trainee.caution))
         losses.append(backward(trainee.model, task.loss, x, y, now, loop))
         rate = loop.learning_rate * trainee.caution * one_cycle(step, total)
-        trainee.step(rate, loop.ema, step)
+        trainee.step(rate, loop.ema, step, task.constrain)
         if len(losses) == LOOK or index + 1 == steps:
             seen += _sum(losses, trainee.epoch + 1, index + 2 - len(losses))
             note = f"epoch {trainee.epoch + 1}/{loop.epochs} loss {seen / (index + 1):.3f}"

@@ -1,59 +1,112 @@
-"""The dial between the given and the hardened weights, https://arxiv.org/abs/2109.01903.
+"""Between a model's weights and its hardened ones, https://arxiv.org/abs/2109.01903."""
 
-It holds only where the hardened ones were trained from the given ones.
-"""
-
-from copy import deepcopy
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from defenses.scores import clean_accuracy
-from hardening.data import Labelled
-from hardening.errors import BrokenPromise
+from defenses.adversarial_training import adversarial_training
+from defenses.declaration import Defense, declaration, declares
+from defenses.dial import STOPS, between
+from defenses.helper import helper
+from defenses.mart import mart
+from defenses.n_fgsm import n_fgsm
+from defenses.scores import Score, clean_accuracy, robust_accuracy
+from defenses.trades import trades
+from defenses.training import Loop
+from hardening.data import Labelled, TrainingData
+from hardening.deployment.trainable import Trainable
+from hardening.deployment.twin import Twin
+from hardening.errors import BrokenPromise, ConfigError
 from hardening.log import Log
+from hardening.spec import resolve
+from hardening.threat import ThreatModel
 
-STOPS = 10
-"""Positions of the dial beyond the given weights."""
+Of = Literal["n_fgsm", "adversarial_training", "trades", "mart", "helper"]
+
+TRAININGS: dict[Of, Defense] = {
+    "n_fgsm": n_fgsm,
+    "adversarial_training": adversarial_training,
+    "trades": trades,
+    "mart": mart,
+    "helper": helper,
+}
+"""What trains from the given weights: between others' and these lies nothing of use."""
 
 
-def keep_clean(
-    before: nn.Module, after: nn.Module, validation: Labelled, floor: float, log: Log
+@declares(
+    "weights between those of the given and of the adversarially trained model",
+    due=("white-box", "gradient-free"),
+    status="SOLID",
+    passes=lambda params: declaration(TRAININGS[params["of"]]).passes(
+        resolve(TRAININGS[params["of"]], {}) | {"loop": params["loop"]}
+    ),
+)
+def interpolation(
+    model: nn.Module,
+    data: TrainingData,
+    threat: ThreatModel,
+    rng: torch.Generator,
+    log: Log,
+    /,
+    *,
+    of: Of = "n_fgsm",
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.02,
+    loop: Loop = Loop(),  # noqa: B008
 ) -> nn.Module:
-    """The farthest stop from `before` to `after` with a clean accuracy of at least `floor`.
+    """Train by another defense, then go back towards the given weights until accuracy is back.
+
+    Of ten stops on the way from the given to the hardened weights it is the one with the highest
+    robust validation accuracy among those whose clean one is at most `drop` below the given
+    model's. The option `keep_clean` of any training does it for a floor of clean accuracy.
+
+    Args:
+        of: The defense that trains, with its own defaults beside the options of the loop.
+        drop: Most clean validation accuracy that hardening may cost, as a fraction.
 
     Raises:
-        BrokenPromise: No stop has it.
+        ConfigError: `keep_clean` is given: it is the same dial with another limit.
+        BrokenPromise: No stop but the given model keeps so much accuracy.
     """
-    seen = []
+    if loop.keep_clean is not None:
+        raise ConfigError(
+            f"interpolation: got keep_clean {loop.keep_clean:g} beside drop, expected drop alone"
+        )
+    after = TRAININGS[of](model, data, threat, rng, log, loop=loop)  # type: ignore[call-arg]
+    robust = robust_accuracy(threat, rng)
+    validation = data.validation.first(loop.validation_images)
+    if isinstance(model, Twin):
+        assert isinstance(after, Twin)
+        mixed = _mixed(Trainable(model.data), Trainable(after.data), validation, robust, drop, log)
+        assert isinstance(mixed, Trainable)
+        return Twin(mixed.file())
+    device = next(model.parameters()).device
+    validation = Labelled(validation.images.to(device), validation.labels.to(device))
+    return _mixed(model, after, validation, robust, drop, log)
+
+
+def _mixed(
+    before: nn.Module, after: nn.Module, validation: Labelled, robust: Score, drop: float, log: Log
+) -> nn.Module:
+    """The most robust stop of the dial that is accurate enough; on a tie the farthest one."""
+    floor = clean_accuracy(before, validation) - drop
+    best, found, seen = -1.0, None, []
     for stop in range(STOPS, 0, -1):
-        share = stop / STOPS
-        model = between(before, after, share)
-        seen.append(clean_accuracy(model, validation))
-        if seen[-1] >= floor:
-            log.line(
-                f"keep_clean: {share:.0%} of the way, clean validation accuracy {seen[-1]:.1%}"
-            )
-            return model
-    raise BrokenPromise(
-        f"keep_clean: got a clean validation accuracy of at most {max(seen):.1%} on the way from "
-        f"the given to the hardened weights, expected {floor:.1%}: lower it, or train longer"
+        model = between(before, after, stop / STOPS)
+        clean, hard = clean_accuracy(model, validation), robust(model, validation)
+        seen.append(clean)
+        log.line(f"{stop / STOPS:.0%} of the way: clean {clean:.1%}, robust {hard:.1%}")
+        if clean >= floor and hard > best:
+            best, found = hard, (stop, clean, model)
+    if found is None:
+        raise BrokenPromise(
+            f"interpolation: got a clean validation accuracy of at most {max(seen):.1%} on the way "
+            f"to the hardened weights, expected {floor:.1%}: allow a larger drop, or train longer"
+        )
+    stop, clean, model = found
+    log.chose(
+        f"interpolation chose {stop / STOPS:.0%} of the way to the hardened weights, validation "
+        f"accuracy {clean:.1%} clean and {best:.1%} robust, because clean has to be {floor:.1%}"
     )
-
-
-@torch.no_grad()
-def between(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
-    """Weights and buffers (1 - share) x before + share x after, each end to the bit.
-
-    Statistics of batch normalisation go along with the weights. Integers, counters say, are
-    `after`'s: an average of them is none.
-    """
-    mixed = deepcopy(after)
-    old, new = before.state_dict(), after.state_dict()
-    mixed.load_state_dict(
-        {
-            name: torch.lerp(old[name], value, share) if value.is_floating_point() else value
-            for name, value in new.items()
-        }
-    )
-    return mixed
+    return model

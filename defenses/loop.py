@@ -16,6 +16,9 @@ from hardening.threat import ThreatModel
 Loss = Callable[[nn.Module, Tensor, Tensor, ThreatModel | None], Tensor]
 """Maps model, images (B, C, H, W), labels (B,) and the threat at this step to a scalar."""
 
+Constraint = Callable[[nn.Module], None]
+"""Changes a model's weights in place."""
+
 
 class Loop(Record):
     """How to train, whatever the loss."""

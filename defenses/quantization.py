@@ -21,7 +21,7 @@ from hardening.evidence import Kind
 from hardening.log import Log
 from hardening.threat import ThreatModel
 
-Bits = Literal[8, 4]
+Bits = Literal[8, 4, 3]
 
 DUE: tuple[Kind, ...] = ("straight-through", "transfer", "differential", "gradient-free")
 """Rounding hides gradients, and a file that is not its float parent errs where that does not."""
@@ -48,12 +48,13 @@ def quantization(
     """Export `model`, quantize the file, and give back the file's twin.
 
     Quantization adds no robustness of its own: it keeps what the model has, in a quarter of the
-    bytes, and with 4 bits in an eighth. Half of the calibration images carry one gradient step of
-    the threat model, because activations under attack range wider than clean ones.
+    bytes, and with 4 bits or fewer in an eighth. Half of the calibration images carry one gradient
+    step of the threat model, because activations under attack range wider than clean ones.
 
     Args:
-        bits: 8 for weights and activations, computed with integers; 4 for weights alone, which are
-            float32 again when the file is loaded: a smaller file, no faster one.
+        bits: 8 for weights and activations, computed with integers; 4 or 3 for weights alone, which
+            are float32 again when the file is loaded: a smaller file, no faster one. No runtime has
+            a type of 3 bits: such weights take 4 in the file.
         calibration_images: Training images that set the ranges of 8-bit activations, or all when
             there are fewer; a few hundred are enough.
         method: How a range is chosen from the activations seen; minmax clips nothing seen.
@@ -61,11 +62,11 @@ def quantization(
     frozen = deepcopy(model).cpu().eval()
     channels, height, width = data.train.images.shape[1:]
     exported = export(frozen, (channels, height, width))
-    if bits == 4:
-        quantized, how = store_in_4_bits(exported), "weights to 4 bits"
-    else:
+    if bits == 8:
         seen = calibration(frozen, data, threat, rng, calibration_images)
         quantized, how = quantize_int8(exported, seen, method=method), f"on {len(seen)} images"
+    else:
+        quantized, how = store_in_4_bits(exported, bits), f"weights to {bits} bits, stored in 4"
     log.line(f"quantized {how}: {len(exported):,} -> {len(quantized):,} bytes")
     return Twin(quantized)
 

@@ -23,7 +23,7 @@ from hardening.deployment.quantize import Method, fold, quantize_int8
 from hardening.deployment.storage import store_in_4_bits
 from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
-from hardening.log import Checkpoint, Log, Progress
+from hardening.log import Checkpoint, Log, Progress, Relay
 from hardening.threat import ThreatModel
 
 FINE_TUNING = Loop(epochs=3, learning_rate=1e-3, ramp=0)
@@ -58,7 +58,7 @@ def quantization_aware(
     anew on the float graph with the weights of the round before.
 
     Args:
-        bits: 8 for weights and activations; 4 for weights alone.
+        bits: 8 for weights and activations; 4 or 3 for weights alone, stored in 4.
         calibration_images: Training images that set the ranges of 8-bit activations.
         method: How a range is chosen from the activations seen; minmax clips nothing seen.
         steps: Of PGD, each 2.5 eps / steps long; a training step costs steps + 1 plain ones.
@@ -75,11 +75,11 @@ def quantization_aware(
     for index in range(first, rounds):
         if kept is not None and index == first:
             quantized = _bytes(kept, QUANTIZED)
-        elif bits == 4:
-            quantized = store_in_4_bits(parent)
-        else:
+        elif bits == 8:
             seen = calibration(Twin(parent), data, threat, rng, calibration_images)
             quantized = quantize_int8(parent, seen, method=method)
+        else:
+            quantized = store_in_4_bits(parent, bits)
         stage = _Round(log, index, loop.epochs, parent, quantized, kept if index == first else None)
         start = Trainable(quantized, parent)
         trained = fit(start, data, loss, score, rng, stage, loop=loop, threat=threat)
@@ -93,7 +93,7 @@ PARENT, QUANTIZED, ROUND = "round.parent", "round.quantized", "round"
 """What the checkpoints of a round carry beside the training's own state."""
 
 
-class _Round:
+class _Round(Relay):
     """The log of one round, whose checkpoints carry the files that the round started from."""
 
     def __init__(
@@ -105,11 +105,9 @@ class _Round:
         quantized: bytes,
         kept: Checkpoint | None,
     ) -> None:
-        self.log, self.index, self.epochs, self.kept = log, index, epochs, kept
+        super().__init__(log)
+        self.index, self.epochs, self.kept = index, epochs, kept
         self.files = {PARENT: _tensor(parent), QUANTIZED: _tensor(quantized)}
-
-    def line(self, text: str) -> None:
-        self.log.line(text)
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         return self.log.progress(f"{what}, round {self.index + 1}", total, unit)

@@ -9,6 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from defenses.loop import Constraint
 from defenses.schedule import decay
 from hardening.log import Checkpoint
 
@@ -48,12 +49,16 @@ class Trainee:
             chosen = torch.optim.AdamW(free, weight_decay=shrink)
         return cls(live, average, chosen, {}, memory)
 
-    def step(self, rate: float, limit: float, step: int) -> None:
+    def step(
+        self, rate: float, limit: float, step: int, constrain: Constraint | None = None
+    ) -> None:
         """Descend along the gradients once, at learning rate `rate`, and update the average."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if constrain is not None:
+            constrain(self.model)
         follow(self.average, self.model, decay(step, limit))
 
     @property

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from defenses.anchor import anchored
+from defenses.dial import keep_clean
 from defenses.epoch import Task, run_epoch
-from defenses.interpolation import keep_clean
-from defenses.loop import Loop, Loss
+from defenses.loop import Constraint, Loop, Loss
 from defenses.scores import Score
 from defenses.trainee import Trainee
 from hardening.data import Labelled, TrainingData
@@ -38,6 +38,7 @@ def fit(
     threat: ThreatModel | None,
     memory: dict[str, Tensor] | None = None,
     single_step: bool = False,
+    constrain: Constraint | None = None,
 ) -> nn.Module:
     """Minimise `loss` on a copy of `model` and return its averaged weights of the best epoch.
 
@@ -50,6 +51,8 @@ def fit(
     Args:
         memory: Tensors that the loss changes in place, part of every checkpoint.
         single_step: Whether to look out for a model that withstands one step and no search.
+        constrain: Puts the weights back where they may be, after every optimizer step; where the
+            given ones are there, so are their averages.
 
     Raises:
         NumericsError: The loss or a weight is not finite.
@@ -69,6 +72,7 @@ def fit(
             threat=threat,
             memory=memory,
             single_step=single_step,
+            constrain=constrain,
         )
         assert isinstance(trained, Trainable)
         return Twin(trained.cpu().file())
@@ -87,7 +91,20 @@ def fit(
     trainee = Trainee.start(model, loop.optimizer, loop.weight_decay, memory or {})
     trainee.restore(log.restore(), rng)
     classes = len(data.classes)
-    task = Task(model, train, validation, classes, loss, score, rng, log, loop, threat, single_step)
+    task = Task(
+        given=model,
+        train=train,
+        validation=validation,
+        classes=classes,
+        loss=loss,
+        score=score,
+        rng=rng,
+        log=log,
+        loop=loop,
+        threat=threat,
+        single_step=single_step,
+        constrain=constrain,
+    )
     _train(trainee, task)
     after = trainee.best_model()
     if loop.keep_clean is None:

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from attacks.profiles import AttackSpec
 from hardening.deployment.contract import Contract, Layout, Means, Outputs, Range, Spreads
@@ -22,7 +29,18 @@ Fraction = Annotated[Number, Field(gt=0, lt=1)]
 RESERVED = ("control", "champion")
 
 
-Chain = Annotated[list[Spec], Field(min_length=1)]
+def _spelled_out(chain: Any) -> Any:
+    """A chain of one link needs no list, and a link with nothing set is its name alone."""
+    links = chain if isinstance(chain, list) else [chain]
+    return [{"name": link} if isinstance(link, str) else link for link in links]
+
+
+Chain = Annotated[
+    list[Spec],
+    BeforeValidator(_spelled_out, json_schema_input_type=str | Spec | list[str | Spec]),
+    Field(min_length=1),
+]
+"""Defenses in their order; `auto` alone stands for `[{name: auto}]`."""
 
 
 class DataConfig(Record):

@@ -8,10 +8,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.chain import run_chain
 from flows.config import Config, load
 from flows.sources import find_sources
-from flows.validate import validate
+from flows.validate import cautions, validate
 from hardening.evidence import RunEvidence
 from tasks import tracking
-from tasks.console import ConsoleLog
+from tasks.console import ConsoleLog, say
 from tasks.publish import Published, check_output, publish, read_all, write_folder
 from tasks.settings import store_uri, workers
 from tasks.ship import ship
@@ -38,6 +38,8 @@ def harden(config: str, output: str = "runs") -> Published:
 def harden_config(config: Config, output: Path) -> Published:
     """The body of the flow, for a configuration that is read already."""
     validate(config)
+    for text in cautions(config):
+        say(text)
     check_output(output)
     tracking.probe()
     store = open_store(store_uri())

@@ -1,5 +1,6 @@
 """What a configuration would do: the chain walked without running anything."""
 
+from math import isfinite
 from typing import NamedTuple
 
 from attacks.cost import cost
@@ -61,7 +62,7 @@ def _gradients(config: Config, planned: Planned) -> str:
         function = DEFENSES[defense.name]
         params = resolve(function, defense.params)
         passes = declaration(function).passes(params)
-        return f"{passes:g} a training image"
+        return f"{passes:g} a training image" if isfinite(passes) else "as many as its time allows"
     return ""
 
 

@@ -4,6 +4,7 @@ from attacks import ATTACKS, SURVEYS
 from attacks.adaptive import WRAPPERS
 from attacks.profiles import PROFILES, AttackSpec, in_order, labels
 from defenses import DEFENSES
+from defenses.smoothing import mismatches
 from defenses.standard import standard
 from flows.config import Config
 from hardening.attack import facts
@@ -20,7 +21,7 @@ NEED_PATH = ("npz", "folder")
 SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 """Whose gradients may lead an attack, beside candidates by name."""
 
-LAST = ("quantization", "quantization_aware", "half_precision")
+LAST = ("quantization", "quantization_aware", "compression", "half_precision")
 """Defenses whose result cannot be trained further."""
 
 
@@ -59,6 +60,20 @@ def validate(config: Config) -> None:
         resolve(look_up(CERTIFIERS, method.name, where), method.params, where)
     for name, chain in config.candidates.items():
         _validate_chain(name, list(chain))
+
+
+def cautions(config: Config) -> list[str]:
+    """What is allowed and hardly meant: noise that training and certificate do not share."""
+    certified = [
+        resolve(CERTIFIERS["smoothing"], method.params)["sigma"]
+        for method in config.evaluation.certify
+        if method.name == "smoothing"
+    ]
+    return [
+        f"candidates.{name}: {text}"
+        for name, chain in config.candidates.items()
+        for text in mismatches(chain, certified)
+    ]
 
 
 def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:

@@ -295,7 +295,7 @@ class Evidence(Record):
     radius up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to
     suffice).
     `notes` say what a reader must know of how it was measured: why it has no twin, and so no
-    `twin_parity`, say.
+    `twin_parity`, say. `choices` say what its defenses chose for the user, and why.
     """
 
     name: str
@@ -306,6 +306,7 @@ class Evidence(Record):
     export_parity: Parity | None
     twin_parity: Parity | None
     notes: list[str] = Field(default_factory=list)
+    choices: list[str] = Field(default_factory=list)
     clean: Accuracy
     correct: list[bool]
     attacks: list[AttackRow]

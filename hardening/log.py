@@ -27,6 +27,9 @@ class Log(Protocol):
     def line(self, text: str) -> None:
         """Say one thing that a reader of the log needs to know."""
 
+    def chose(self, text: str) -> None:
+        """Say what was chosen for the user, and why: evidence and report say it, too."""
+
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         """Open a progress bar over `total` units; 0 if nobody knows how many."""
 
@@ -50,6 +53,9 @@ class Silent:
     def line(self, text: str) -> None:
         """Say nothing."""
 
+    def chose(self, text: str) -> None:
+        """Say nothing."""
+
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:  # noqa: ARG002
         """Count nothing."""
         return nullcontext(_uncounted)
@@ -63,3 +69,34 @@ class Silent:
     def restore(self) -> Checkpoint | None:
         """There is never anything to resume from."""
         return None
+
+
+class Relay:
+    """Passes everything on to another log: a base for what changes a part of it."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def line(self, text: str) -> None:
+        """Say one thing there."""
+        self.log.line(text)
+
+    def chose(self, text: str) -> None:
+        """Say there what was chosen."""
+        self.log.chose(text)
+
+    def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """Open a progress bar there."""
+        return self.log.progress(what, total, unit)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers there."""
+        self.log.metrics(step, values)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint there."""
+        self.log.save(checkpoint)
+
+    def restore(self) -> Checkpoint | None:
+        """The last checkpoint kept there."""
+        return self.log.restore()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from safetensors.torch import load as load_tensors
 
 from defenses.quantization import DUE as QUANTIZED_DUE
+from defenses.smoothing import mismatches
 from hardening.alarms import Rounded, alarms
 from hardening.checklist import checklist
 from hardening.diagnosis.limits import Limits
@@ -83,6 +84,8 @@ def collect_evidence(
         for image, (right, fall) in enumerate(zip(correct, falls, strict=True))
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
+    proofs = [Certificate(**_json(run, made)) for made in certificates]
+    sigmas = [proof.figures["sigma"] for proof in proofs if proof.method == "smoothing"]
     evidence = Evidence(
         name=name,
         role=role,
@@ -91,7 +94,8 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=_notes(run, clean, parent_known, parent_no_twin),
+        notes=_notes(run, clean, parent_known, parent_no_twin) + mismatches(defenses, sigmas),
+        choices=[choice for cost in costs for choice in _json(run, cost)["choices"]],
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,
@@ -102,7 +106,7 @@ def collect_evidence(
         curve=_curve(threat, everything, factors, survived, falls),
         distances=Distances(**_json(run, nearest["distances"])),
         surveys=[Survey(**_json(run, survey)) for survey in surveys],
-        certificates=[Certificate(**_json(run, made)) for made in certificates],
+        certificates=proofs,
         alarms=_alarms(run, diagnosed, rows, attacked, limits),
         latency=[Latency(**entry) for entry in cost["latency"]],
         memory=Memory(**cost["memory"]) if cost["memory"] else None,

@@ -117,6 +117,10 @@ class ConsoleLog(Silent):
         """Say one thing."""
         say(text)
 
+    def chose(self, text: str) -> None:
+        """Say what was chosen."""
+        say(text)
+
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         """Open a progress bar over `total` units."""
         return progress(what, total, unit)

@@ -169,7 +169,7 @@ def _packed(run: Run, model: nn.Module) -> dict[str, bytes]:
 
 
 def _facts(run: Run) -> bytes:
-    return json.dumps({"seconds": round(run.seconds, 3)}).encode()
+    return json.dumps({"seconds": round(run.seconds, 3), "choices": run.choices}).encode()
 
 
 def _read(source: Located) -> bytes:

@@ -61,6 +61,7 @@ class Run:
         self.started = time.monotonic()
         self.earlier = 0.0
         self.last = ""
+        self.choices: list[str] = []
 
     def read(self, artifact: Artifact) -> bytes:
         """The bytes of an input, checked against its digest."""
@@ -74,6 +75,11 @@ class Run:
     def line(self, text: str) -> None:
         """Say one thing that a reader of the log needs to know."""
         console.say(f"  {self.label}: {text}")
+
+    def chose(self, text: str) -> None:
+        """Say what was chosen for the user, and why, and keep it for the step's facts."""
+        self.choices.append(text)
+        self.line(text)
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         """Open a progress bar over `total` units."""

@@ -1,5 +1,7 @@
 """Weights stored in fewer bits than they are computed with: 4-bit integers, float16."""
 
+from typing import Literal
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -24,8 +26,11 @@ ROUNDING = frozenset(
 )
 """Operators, beside those with QLinear in their name, that put activations on a grid."""
 
-LARGEST = 7
-"""4-bit weights are symmetric: -7 to 7 steps of the largest weight of an output channel."""
+FewBits = Literal[4, 3]
+"""Of a weight; ONNX has no type of 3 bits, so these lie in 4."""
+
+LARGEST: dict[FewBits, int] = {4: 7, 3: 3}
+"""They are symmetric: with 4 bits -7 to 7 steps, up to the largest weight of an output channel."""
 
 STAIRCASES = frozenset({"Ceil", "Floor", "Round", "Sign"})
 
@@ -61,13 +66,16 @@ def rounds(model: onnx.ModelProto) -> bool:
     return precision(model) == "int8"
 
 
-def store_in_4_bits(data: bytes) -> bytes:
+def store_in_4_bits(data: bytes, bits: FewBits = 4) -> bytes:
     """ONNX bytes of a float file with the weights of its layers in 4 bits, a scale per channel.
 
     Size falls, speed does not: ONNX Runtime has no 4-bit convolution for CPUs. So the integers are
     cast and multiplied by their scales, which it does once, when the file is loaded; behind a
     DequantizeLinear it would do so in every call, at half the speed (ResNet-20 of 32 x 32 pixels,
     batch 32, ONNX Runtime 1.31). Activations and biases stay float32.
+
+    Args:
+        bits: With 3 a weight has 7 values instead of 15 and takes the same 4 bits of the file.
 
     Raises:
         ModelError: The bytes are refused, are not float32, or have no layer with stored weights.
@@ -79,7 +87,7 @@ def store_in_4_bits(data: bytes) -> bytes:
     for node in graph.node:
         name = node.input[1] if node.op_type in OUTPUT_AXIS else ""
         if name in weights and name not in made and len(weights[name].dims) > 1:
-            made[name] = _four_bits(graph, weights[name], output_axis(node))
+            made[name] = _few_bits(graph, weights[name], output_axis(node), LARGEST[bits])
     if not made:
         raise ModelError(f"{name_of(data)}: no layer with stored weights, expected some")
     for entry in model.opset_import:
@@ -123,22 +131,24 @@ def _float(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def _four_bits(graph: onnx.GraphProto, tensor: TensorProto, axis: int) -> list[onnx.NodeProto]:
+def _few_bits(
+    graph: onnx.GraphProto, tensor: TensorProto, axis: int, largest: int
+) -> list[onnx.NodeProto]:
     """Replace a weight by integers and scales, in place; returns the nodes that make it again."""
     values, name = numpy_helper.to_array(tensor), tensor.name
-    integers, scale = four_bit_integers(values, axis)
+    integers, scale = few_bit_integers(values, axis, largest)
     tensor.CopyFrom(packed(integers, f"{name}_integers"))
     graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
     product = helper.make_node("Mul", [f"{name}_steps", f"{name}_scale"], [name], f"{name}_mul")
     return [_cast(f"{name}_integers", f"{name}_steps"), product]
 
 
-def four_bit_integers(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers like `values`, and float32 scales that broadcast with them."""
+def few_bit_integers(values: np.ndarray, axis: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of at most `largest` like `values`, and float32 scales that broadcast with them."""
     others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
-    largest = np.abs(values).max(others, keepdims=True)
-    scale = np.maximum(largest / np.float32(LARGEST), np.finfo(np.float32).tiny).astype(np.float32)
-    return np.rint(values / scale).clip(-LARGEST, LARGEST).astype(np.int8), scale
+    reach = np.abs(values).max(others, keepdims=True)
+    scale = np.maximum(reach / np.float32(largest), np.finfo(np.float32).tiny).astype(np.float32)
+    return np.rint(values / scale).clip(-largest, largest).astype(np.int8), scale
 
 
 def packed(integers: np.ndarray, name: str) -> TensorProto:

@@ -203,7 +203,9 @@ def _steps(
     if node.op_type != "Mul" or cast is None or cast.input[0] not in tensors:
         return None
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
-    return Steps(cast.input[0], node.input[1], LARGEST, axes[0] if axes else None)
+    # The largest weight of an output is at the last step: the integers tell how many there are.
+    last = int(np.abs(tensors[cast.input[0]].astype(np.int8)).max(initial=0)) or LARGEST[4]
+    return Steps(cast.input[0], node.input[1], min(last, LARGEST[4]), axes[0] if axes else None)
 
 
 def _int8_steps(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> Steps | None:

@@ -101,6 +101,9 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
         rows.insert(4, ("Decided", decided(run.decision)))
     if candidates:
         rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
+    choices = [f"{m.name}: {choice}" for m in run.models.values() for choice in m.choices]
+    if choices:
+        rows.append(("Chosen", "; ".join(choices)))
     notes = [f"{model.name}: {note}" for model in run.models.values() for note in model.notes]
     if notes:
         rows.append(("To know", "; ".join(notes)))

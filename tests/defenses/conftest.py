@@ -7,7 +7,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from sklearn.datasets import load_digits
 
+from attacks.pgd import pgd
+from defenses.standard import standard
+from defenses.training import Loop
 from hardening.data import Labelled, TrainingData
 from hardening.log import Checkpoint, Silent
 from hardening.models.architecture import Architecture, build
@@ -26,6 +30,9 @@ class Recorder(Silent):
         self.kept = None
 
     def line(self, text):
+        self.lines.append(text)
+
+    def chose(self, text):
         self.lines.append(text)
 
     def metrics(self, step, values):
@@ -158,3 +165,40 @@ def bits():
         return b"".join(values + modes + flags)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def digits():
+    source = load_digits()
+    images = torch.from_numpy(source.images / 16 * 255).to(torch.uint8)[:, None]
+    everything = Labelled(images, torch.from_numpy(source.target))
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
+    parts = [everything.take(part) for part in order.split((1000, 200, 597))]
+    data = TrainingData(parts[0], parts[1], tuple("0123456789"))
+    return data, parts[2].take(torch.arange(300))
+
+
+@pytest.fixture(scope="session")
+def control(digits):
+    architecture = Architecture(
+        name="small_cnn", params={"width": 16}, shape=(1, 8, 8), classes=10, mean=(0.3,), std=(0.4,)
+    )
+    return standard(
+        build(architecture, seed=0),
+        digits[0],
+        torch.Generator().manual_seed(0),
+        Silent(),
+        loop=Loop(epochs=8),
+    )
+
+
+@pytest.fixture
+def robust():
+    """Accuracy under an attack that no defense trains with."""
+
+    def measure(model, held_out, threat):
+        x, y = held_out.floats(), held_out.labels
+        x_adv = pgd(model, x, y, threat, torch.Generator().manual_seed(0), steps=40).x_adv
+        return float((model(x_adv).argmax(1) == y).float().mean())
+
+    return measure

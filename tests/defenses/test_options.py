@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from defenses.anchor import anchored
+from defenses.dial import between, keep_clean
 from defenses.epoch import backward
-from defenses.interpolation import between, keep_clean
 from defenses.n_fgsm import noisy_step
 from defenses.scores import clean_accuracy, robust_accuracy
 from defenses.standard import cross_entropy, standard

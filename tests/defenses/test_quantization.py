@@ -34,10 +34,13 @@ def test_gives_the_twin_of_an_int8_file_that_decides_like_the_model(model, data,
     assert (model(x).argmax(1) == twin(x).argmax(1)).float().mean() > 0.9
 
 
-def test_4_bits_make_a_smaller_file_that_decides_like_the_model(model, data, threat, generator):
+@pytest.mark.parametrize("bits", [4, 3])
+def test_few_bits_make_a_smaller_file_that_decides_like_the_model(
+    bits, model, data, threat, generator
+):
     """Of a trained model: of an untrained one with margins near zero nothing could be asked."""
     trained = standard(model, data, generator(), Silent())
-    twin = quantization(trained, data, threat, generator(), Silent(), bits=4)
+    twin = quantization(trained, data, threat, generator(), Silent(), bits=bits)
     x = data.validation.floats()
 
     session = Session(twin.data)

@@ -29,7 +29,7 @@ def right(file, data, threat=None):
     return float((Session(file.data)(x).argmax(1) == y).float().mean())
 
 
-@pytest.mark.parametrize(("bits", "precision"), [(8, "int8"), (4, "int4")])
+@pytest.mark.parametrize(("bits", "precision"), [(8, "int8"), (4, "int4"), (3, "int4")])
 def test_the_file_is_harder_than_one_only_quantized(
     bits, precision, trained, data, threat, generator
 ):

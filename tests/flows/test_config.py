@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from flows.config import load, load_gate, parse
-from flows.validate import validate
+from flows.validate import cautions, validate
 from hardening.errors import ConfigError
 
 RECIPES = sorted(
@@ -154,6 +154,29 @@ def test_an_unknown_name_comes_with_the_nearest_valid_one(content, path, value, 
         validate(parse(content, "run.yaml"))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "chain", ["auto", ["auto"], {"name": "auto"}, [{"name": "auto", "params": {}}]], ids=str
+)
+def test_a_defense_with_nothing_set_is_its_name_alone(content, chain):
+    content["candidates"] = {"tuned": chain}
+    config = parse(content, "run.yaml")
+    validate(config)
+    assert [spec.model_dump() for spec in config.candidates["tuned"]] == [
+        {"name": "auto", "params": {}}
+    ]
+
+
+@pytest.mark.parametrize(("certified", "told"), [(0.25, False), (0.5, True)])
+def test_noise_that_training_and_certificate_do_not_share_is_told(content, certified, told):
+    content["candidates"] = {"smooth": "smoothing", "other": "n_fgsm"}
+    content["evaluation"]["certify"] = [{"name": "smoothing", "params": {"sigma": certified}}]
+
+    said = cautions(parse(content, "run.yaml"))
+
+    assert [text.split(":")[0] for text in said] == (["candidates.smooth"] if told else [])
+    assert not told or "sigma 0.25 and certified with 0.5" in said[0]
 
 
 def test_a_key_given_twice_is_refused(tmp_path):

@@ -6,7 +6,8 @@ from torch import nn
 from hardening.deployment.export import export
 from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
-from hardening.deployment.storage import four_bit_integers, store_in_4_bits, store_in_float16
+from hardening.deployment.storage import few_bit_integers, store_in_4_bits, store_in_float16
+from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
 from hardening.errors import ModelError
 
@@ -51,14 +52,34 @@ def test_an_odd_number_of_4_bit_weights_is_padded_and_read_back():
     assert torch.allclose(Session(file)(x), Twin(file)(x), atol=1e-6)
 
 
-def test_4_bit_weights_have_a_scale_per_output_channel_and_err_by_half_a_step():
+def test_3_bits_have_7_values_take_no_less_room_than_4_and_stay_3_in_training(floats):
+    four, three = (store_in_4_bits(floats["plain"], bits) for bits in (4, 3))
+
+    def integers(file):
+        stored = onnx.load_model_from_string(file).graph.initializer
+        kept = [t for t in stored if t.data_type == onnx.TensorProto.INT4]
+        return [onnx.numpy_helper.to_array(t).astype(int) for t in kept]
+
+    trained = Trainable(three, floats["plain"])
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.mul_(1.3)
+
+    assert {abs(w).max() for w in integers(four)} == {7}
+    assert {abs(w).max() for w in integers(three)} == {3}
+    assert {abs(w).max() for w in integers(trained.file())} == {3}
+    assert len(three) == len(four)
+
+
+@pytest.mark.parametrize("largest", [7, 3])
+def test_few_bit_weights_have_a_scale_per_output_channel_and_err_by_half_a_step(largest):
     weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0)).numpy()
     weight[2] = 0
 
     for axis in (0, 1, -1):
-        integers, scale = four_bit_integers(weight, axis)
+        integers, scale = few_bit_integers(weight, axis, largest)
         assert scale.size == weight.shape[axis]
-        assert abs(integers).max() == 7
+        assert abs(integers).max() == largest
         assert (abs(integers * scale - weight) <= 0.5001 * scale).all()
 
 

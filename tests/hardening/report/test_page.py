@@ -265,3 +265,17 @@ def test_links_are_relative_paths_or_addresses(made):
 
 def test_the_same_evidence_gives_the_same_page(made):
     assert page_of(made, made.full()) == page_of(made, made.full())
+
+
+def test_what_was_chosen_for_the_user_stands_beside_what_was_tested(made):
+    from hardening.report import words
+
+    choice = "auto chose n_fgsm, 12 epochs, because"
+    run = made.full()
+    tuned = next(name for name, model in run.models.items() if model.role == "candidate")
+    models = run.models | {tuned: run.models[tuned].model_copy(update={"choices": [choice]})}
+
+    rows = dict(words.tested(run.model_copy(update={"models": models})))
+
+    assert rows["Chosen"] == f"{tuned}: {choice}"
+    assert "Chosen" not in dict(words.tested(run))
