@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from hardening.log import Checkpoint, Log, Progress
+from hardening.log import Checkpoint, Log, Progress, Relay
 from hardening.randomness import draw_seed
 
 Training = Callable[[nn.Module, Sequence[nn.Module], torch.Generator, Log], nn.Module]
@@ -36,22 +36,20 @@ def in_turn(
     return done
 
 
-class _Stage:
+class _Stage(Relay):
     """The log of one training, whose checkpoints carry the models that are done."""
 
     def __init__(
         self, log: Log, stages: int, epochs: int, done: list[nn.Module], kept: Checkpoint | None
     ) -> None:
-        self.log, self.stages, self.epochs, self.kept = log, stages, epochs, kept
+        super().__init__(log)
+        self.stages, self.epochs, self.kept = stages, epochs, kept
         self.index = len(done)
         self.done = {
             f"{_place(index)}{key}": value.detach().cpu().clone()
             for index, model in enumerate(done)
             for key, value in model.state_dict().items()
         }
-
-    def line(self, text: str) -> None:
-        self.log.line(text)
 
     def progress(self, what: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         return self.log.progress(f"{what}, {self.index + 1} of {self.stages}", total, unit)

@@ -4,9 +4,9 @@ A verdict is a pure function of it. Accuracies are fractions in [0, 1]; times ar
 name says otherwise; per-image lists are in the order of the evaluated test images.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from hardening.spec import Record
 from hardening.threat import Norm, ThreatModel
@@ -31,6 +31,17 @@ Precision = Literal["float32", "float16", "int8", "int4"]
 
 QUANTIZED: frozenset[Precision] = frozenset({"int8", "int4"})
 """What was rounded enough to answer differently from the float32 file it was made from."""
+
+
+def _listed(value: object) -> object:
+    """A default may be a tuple; JSON has lists alone."""
+    if isinstance(value, dict):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+Params = Annotated[dict[str, JsonValue], BeforeValidator(_listed)]
+"""Hyper-parameters as they were resolved."""
 
 
 class Accuracy(Record):
@@ -86,7 +97,7 @@ class AttackRow(Record):
 
     name: str
     attack: str
-    params: dict[str, JsonValue]
+    params: Params
     source: str
     through: list[dict[str, JsonValue]] = Field(default_factory=list)
     kind: Kind
@@ -264,7 +275,7 @@ class Distances(Record):
     """
 
     attack: str
-    params: dict[str, JsonValue]
+    params: Params
     values: list[float | None]
 
 
@@ -272,7 +283,7 @@ class Survey(Record):
     """Accuracy under changes beyond the threat model; reported beside the headline, not in it."""
 
     survey: str
-    params: dict[str, JsonValue]
+    params: Params
     conditions: dict[str, Accuracy]
     seconds: float
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from attacks import SURVEYS
 from hardening.errors import ConfigError, ModelError, NumericsError
-from hardening.spec import Spec, bind, parameters
+from hardening.evidence import Survey
+from hardening.spec import Spec, bind, parameters, resolve
 
 CHEAPER = {
     "corruptions": {"severities": [1, 5]},
@@ -168,3 +169,10 @@ def test_every_hyper_parameter_is_explained(name):
 def test_hyper_parameters_without_a_meaning_are_refused(name, params):
     with pytest.raises(ConfigError, match=next(iter(params))):
         bind(SURVEYS, Spec(name=name, params=params))
+
+
+@pytest.mark.parametrize("name", list(SURVEYS))
+def test_the_defaults_of_every_survey_can_be_recorded_as_json(name):
+    made = Survey(survey=name, params=resolve(SURVEYS[name], {}), conditions={}, seconds=1)
+
+    assert Survey.model_validate_json(made.model_dump_json()) == made
