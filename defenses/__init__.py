@@ -6,6 +6,7 @@ from typing import Any
 from defenses.adversarial_training import adversarial_training
 from defenses.compactness import compactness
 from defenses.declaration import Defense
+from defenses.detector import detector, watching
 from defenses.extreme_norm import extreme_norm
 from defenses.fast_bat import fast_bat
 from defenses.free import free
@@ -16,6 +17,7 @@ from defenses.n_fgsm import n_fgsm
 from defenses.quantization import quantization
 from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
+from defenses.stochastic_activation_pruning import pruning, stochastic_activation_pruning
 from defenses.trades import trades
 
 DEFENSES: dict[str, Defense] = {
@@ -32,7 +34,12 @@ DEFENSES: dict[str, Defense] = {
     "quantization": quantization,
     "quantization_aware": quantization_aware,
     "half_precision": half_precision,
+    "stochastic_activation_pruning": stochastic_activation_pruning,
+    "detector": detector,
 }
 
-FORMS: dict[str, Callable[..., Any]] = {}
+FORMS: dict[str, Callable[..., Any]] = {
+    "stochastic_activation_pruning": pruning,
+    "detector": watching,
+}
 """Models made of other models, by the name that their files have: see `hardening.models.form`."""

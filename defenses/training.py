@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from defenses.anchor import anchored
 from defenses.epoch import Task, run_epoch
+from defenses.guards import Guard, collapse
 from defenses.interpolation import keep_clean
 from defenses.loop import Loop, Loss
 from defenses.scores import Score
@@ -38,6 +39,7 @@ def fit(
     threat: ThreatModel | None,
     memory: dict[str, Tensor] | None = None,
     single_step: bool = False,
+    guard: Guard = collapse,
 ) -> nn.Module:
     """Minimise `loss` on a copy of `model` and return its averaged weights of the best epoch.
 
@@ -50,6 +52,7 @@ def fit(
     Args:
         memory: Tensors that the loss changes in place, part of every checkpoint.
         single_step: Whether to look out for a model that withstands one step and no search.
+        guard: Says what makes an epoch's model of no use, whatever the threat.
 
     Raises:
         NumericsError: The loss or a weight is not finite.
@@ -69,6 +72,7 @@ def fit(
             threat=threat,
             memory=memory,
             single_step=single_step,
+            guard=guard,
         )
         assert isinstance(trained, Trainable)
         return Twin(trained.cpu().file())
@@ -87,7 +91,8 @@ def fit(
     trainee = Trainee.start(model, loop.optimizer, loop.weight_decay, memory or {})
     trainee.restore(log.restore(), rng)
     classes = len(data.classes)
-    task = Task(model, train, validation, classes, loss, score, rng, log, loop, threat, single_step)
+    guards = single_step, guard
+    task = Task(model, train, validation, classes, loss, score, rng, log, loop, threat, *guards)
     _train(trainee, task)
     after = trainee.best_model()
     if loop.keep_clean is None:

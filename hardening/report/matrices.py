@@ -42,6 +42,7 @@ class _Form(NamedTuple):
 FORMS = {
     "due attacks missing": _Form("at most", "count"),
     "alarms": _Form("at most", "count"),
+    "ships as ONNX": _Form("at least", "count"),
     "clean accuracy": _Form("at least", "percent"),
     "robust accuracy": _Form("at least", "percent"),
     "clean drop": _Form("at most", "points"),
@@ -124,8 +125,8 @@ def due_matrix(models: list[Evidence]) -> Matrix:
 
 
 def _means(kind: Kind) -> set[Kind]:
-    """The kinds that answer `kind`: straight-through is white-box on a quantized file."""
-    also: dict[Kind, set[Kind]] = {"white-box": {"straight-through", "expectation"}}
+    """The kinds that answer `kind`: straight-through is white-box on a quantized file, say."""
+    also: dict[Kind, set[Kind]] = {"white-box": {"straight-through", "expectation", "joint"}}
     return {kind} | also.get(kind, set())
 
 

@@ -1,0 +1,272 @@
+"""A detector of adversarial images on the classifier's features, https://arxiv.org/abs/1702.04267.
+
+Shapes: B images (B, C, H, W), K classes; activations (B, C', H', W'); scores (B,).
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks.adaptive import joint, undetected
+from attacks.parameters import Count
+from defenses.activation import choose_layer
+from defenses.declaration import declares
+from defenses.inner import worst
+from defenses.scores import BATCH, clean_accuracy
+from defenses.standard import cross_entropy
+from defenses.training import Loop, Loss, fit
+from hardening.attack import Attack
+from hardening.data import Labelled, TrainingData
+from hardening.errors import ConfigError
+from hardening.log import Log
+from hardening.models.form import Form
+from hardening.randomness import draw_seed, seeded
+from hardening.spec import Spec
+from hardening.threat import Model, ThreatModel
+
+Adversary = Literal["static", "dynamic"]
+
+POOLED = 8
+"""Pixels a side from which on the detector halves an activation, as the paper's does."""
+
+
+@declares(
+    "a sub-network rejects what looks attacked",
+    due=("joint", "transfer", "gradient-free"),
+    status="BROKEN",
+    passes=lambda params: params["loop"].passes(
+        2 * params["steps"] + 1 if params["adversary"] == "dynamic" else 1
+    ),
+    ships="a file of logits cannot say that it rejects an image; the classifier without the "
+    "detector ships instead",
+)
+def detector(
+    model: nn.Module,
+    data: TrainingData,
+    threat: ThreatModel,
+    rng: torch.Generator,
+    log: Log,
+    /,
+    *,
+    layer: str = "",
+    adversary: Adversary = "static",
+    steps: Count = 10,
+    width: Count = 32,
+    false_positives: Annotated[float, Field(gt=0, lt=1)] = 0.05,
+    loop: Loop = Loop(epochs=5, ramp=0),  # noqa: B008
+) -> nn.Module:
+    """Leave the classifier as it is; train a network on one of its activations to tell PGD images.
+
+    The score of the attacked minus that of the clean class is compared with a threshold. Broken by
+    whoever attacks both at once (Carlini and Wagner 2017, https://arxiv.org/abs/1705.07263).
+
+    Args:
+        layer: Path of the module whose output is looked at; empty for one with a quarter of the
+            pixels, where there is one.
+        adversary: The images to tell: static ones fool the classifier and are made once; dynamic
+            ones are made for every batch, and are between fooling it and fooling the detector.
+        steps: Of PGD, each 2.5 eps / steps long.
+        width: Channels of the first convolution; the next two have twice as many.
+        false_positives: Largest share of clean validation images that is rejected.
+
+    Raises:
+        ModelError: The model has no activation (C, H, W) to look at, or not there.
+        ConfigError: The loop is to hold back a classifier that nobody trains.
+    """
+    if loop.anchor or loop.keep_clean is not None:
+        raise ConfigError(
+            "detector: got anchor or keep_clean, expected neither: the classifier stays as it is"
+        )
+    classifier = deepcopy(model).eval().requires_grad_(False)
+    shape = data.train.images.shape[1:]
+    path, channels, side = choose_layer(classifier, (*shape,), layer, "detector")
+    pools = 2 if side >= 2 * POOLED else int(side >= POOLED)
+    log.line(f"looks at {path or 'the output'}: {channels} channels, {side} pixels a side")
+    with seeded(draw_seed(rng)):
+        net = _network(channels, width, pools)
+    watched = Watched([classifier], net, path, channels=channels, width=width, pools=pools)
+    validation = _marked(model, data.validation, threat, rng, steps)
+    if adversary == "static":
+        train = _marked(model, data.train, threat, rng, steps)
+        loss: Loss = cross_entropy
+    else:
+        train, loss = _twice(data.train), _chasing(threat, rng, steps)
+    marks = TrainingData(train, validation, ("clean", "attacked"))
+    learned = fit(
+        _Learner(watched), marks, loss, clean_accuracy, rng, log,
+        loop=loop, threat=None, guard=lambda *_: "",
+    )  # fmt: skip
+    assert isinstance(learned, _Learner)
+    trained = learned.watched.requires_grad_(True).eval()
+    trained.set_threshold(data.validation, false_positives)
+    told = clean_accuracy(learned, validation)
+    log.line(f"tells {told:.1%} of clean and attacked validation images")
+    return trained
+
+
+def watching(
+    parts: Sequence[nn.Module], *, layer: str, channels: Count, width: Count, pools: int
+) -> "Watched":
+    """The form: where it looks, and how large the detector is."""
+    with seeded(0):
+        net = _network(channels, width, pools)
+    return Watched(parts, net, layer, channels=channels, width=width, pools=pools)
+
+
+class Watched(Form):
+    """A classifier, a detector on one of its activations, and the threshold of rejection."""
+
+    through = (Spec(name="joint"), Spec(name="undetected"))
+    rejects = True
+    threshold: Tensor
+
+    def __init__(
+        self,
+        parts: Sequence[nn.Module],
+        net: nn.Module,
+        layer: str,
+        *,
+        channels: int,
+        width: int,
+        pools: int,
+    ) -> None:
+        sizes = {"channels": channels, "width": width, "pools": pools}
+        super().__init__(Spec(name="detector", params={"layer": layer, **sizes}), parts)
+        self.layer, self.net = layer, net
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def train(self, mode: bool = True) -> "Watched":
+        """The classifier is in eval mode in any case: not even its statistics may change."""
+        super().train(mode)
+        self.parts.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the classifier alone."""
+        logits: Tensor = self.parts[0](x)
+        return logits
+
+    def suspicion(self, x: Tensor) -> Tensor:
+        """Scores (B,), higher for what looks more attacked."""
+        seen: list[Tensor] = []
+        watched = self.parts[0].get_submodule(self.layer)
+        handle = watched.register_forward_hook(lambda _, __, output: seen.append(output))
+        try:
+            self.parts[0](x)
+        finally:
+            handle.remove()
+        score: Tensor = self.net(seen[-1])[:, 0]
+        return score
+
+    def judge(self) -> Model:
+        """Both as one, which is fooled by what is misclassified and not rejected."""
+        return joint(self, self.suspicion, float(self.threshold))
+
+    def informed(self) -> Model:
+        """Both as one: their gradients are followed together."""
+        return self.judge()
+
+    def adapted(self, attack: Attack) -> Attack:
+        """`attack`, for any class but the label and rejection."""
+        return undetected(attack)
+
+    def careless(self) -> Model:
+        """The classifier alone."""
+        return self.parts[0]
+
+    @torch.no_grad()
+    def set_threshold(self, clean: Labelled, false_positives: float) -> None:
+        """Reject at most this share of `clean` images: those with the highest scores."""
+        place = self.threshold.device
+        scores = torch.cat([self.suspicion(x.to(place)) for x, _ in clean.batches(BATCH)])
+        allowed = int(false_positives * len(scores))
+        self.threshold.copy_(scores.sort(descending=True).values[allowed])
+
+
+class _Learner(nn.Module):
+    """The detector as a classifier of two classes, (B, 2): clean, attacked."""
+
+    def __init__(self, watched: Watched) -> None:
+        super().__init__()
+        self.watched = watched
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Cross entropy of these two is the binary one of the score.
+        score = self.watched.suspicion(x)
+        return torch.stack([-score / 2, score / 2], 1)
+
+
+def _network(channels: int, width: int, pools: int) -> nn.Sequential:
+    """Three convolutions, the first `pools` of which are pooled, a score per pixel, their mean."""
+    layers: list[nn.Module] = []
+    for place, (before, after) in enumerate(
+        ((channels, width), (width, 2 * width), (2 * width, 2 * width))
+    ):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+        layers += [nn.ReLU(), *([nn.MaxPool2d(2)] if place < pools else [])]
+    last = nn.Conv2d(2 * width, 1, 1)
+    return nn.Sequential(*layers, last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _marked(
+    model: nn.Module, images: Labelled, threat: ThreatModel, rng: torch.Generator, steps: int
+) -> Labelled:
+    """The images as they are, 0, and as PGD on the model makes them, 1."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    made = []
+    for x, y in images.batches(BATCH):
+        start = threat.sample(x, rng)
+        made.append(worst(model, *(t.to(device) for t in (x, y, start)), threat, steps=steps).cpu())
+    both = _twice(images)
+    return Labelled(torch.cat([images.floats(), *made]), both.labels)
+
+
+def _twice(images: Labelled) -> Labelled:
+    """The images twice: marked 0, and 1."""
+    marks = torch.arange(2).repeat_interleave(len(images))
+    return Labelled(images.images.repeat(2, 1, 1, 1), marks)
+
+
+def _chasing(threat: ThreatModel, rng: torch.Generator, steps: int) -> Loss:
+    """Cross entropy where every image marked 1 is first attacked, by the paper's dynamic adversary.
+
+    Its steps go along (1 - s) times the direction that raises the classifier's loss and s times the
+    one that raises the detector's, s uniform in [0, 1] for each image. What the classifier says of
+    an image stands for its label.
+    """
+
+    def loss(model: nn.Module, x: Tensor, marks: Tensor, _: ThreatModel | None) -> Tensor:
+        assert isinstance(model, _Learner)
+        attacked = marks == 1
+        shares = torch.rand(int(attacked.sum()), generator=rng).to(x)
+        start = threat.sample(x[attacked], rng)
+        moved = _chased(model, x[attacked], start, shares, threat, steps)
+        return F.cross_entropy(model(x.index_put((attacked,), moved)), marks)
+
+    return loss
+
+
+def _chased(
+    model: _Learner, x: Tensor, start: Tensor, shares: Tensor, threat: ThreatModel, steps: int
+) -> Tensor:
+    classifier, own = model.watched.parts[0], shares[:, None, None, None]
+    with torch.no_grad():
+        y = classifier(x).argmax(1)
+    marks, x_adv, training = torch.ones_like(y), start, model.training
+    model.eval()
+    for _ in range(steps):
+        x_adv = x_adv.detach().requires_grad_()
+        losses = (
+            F.cross_entropy(classifier(x_adv), y, reduction="sum"),
+            F.cross_entropy(model(x_adv), marks, reduction="sum"),
+        )
+        first, second = (threat.ascend(torch.autograd.grad(each, x_adv)[0]) for each in losses)
+        step = 2.5 * threat.eps / steps
+        x_adv = threat.project(x, x_adv.detach() + step * ((1 - own) * first + own * second))
+    model.train(training)
+    return x_adv.detach()
