@@ -221,9 +221,13 @@ def _marked(
     made = []
     for x, y in images.batches(BATCH):
         start = threat.sample(x, rng)
-        made.append(worst(model, *(t.to(device) for t in (x, y, start)), threat, steps=steps).cpu())
-    both = _twice(images)
-    return Labelled(torch.cat([images.floats(), *made]), both.labels)
+        place = x.to(device), y.to(device), start.to(device)
+        made.append(worst(model, *place, threat, steps=steps).cpu())
+    attacked = torch.cat(made)
+    if images.images.dtype == torch.uint8:
+        # On the grid of the clean ones: to lie off it would give every attacked image away.
+        attacked = (attacked * 255).round().to(torch.uint8)
+    return Labelled(torch.cat([images.images, attacked]), _twice(images).labels)
 
 
 def _twice(images: Labelled) -> Labelled:

@@ -111,7 +111,8 @@ class Pruned(Form):
         """How many ReLUs an image of `x` passes."""
         with still(self), _AfterRelu(lambda activations: activations) as mode:
             self.parts[0](x)
-        return mode.seen
+        seen: int = mode.seen
+        return seen
 
     def _prune(self, activations: Tensor) -> Tensor:
         """Activations (B, ...), those drawn divided by their chance to be drawn, the others zero.

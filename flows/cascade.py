@@ -37,12 +37,15 @@ def entries(
     """The attacks on one file; those whose source it does not have are left out.
 
     Args:
-        blind: Names of the files without gradients, which lead no attack by them.
+        blind: Names of the files without gradients, which lead no attack by them; nor does what
+            does not ship.
     """
     specs = in_order(profile(config).attacks)
-    others = [other for other in subjects if other.name not in blind]
+    others = [other for other in subjects if other.name not in blind and not other.ships]
     found = []
     for name, spec in zip(labels(specs), specs, strict=True):
+        if subject.ships and facts(ATTACKS[spec.name]).differential:
+            continue
         own = spec.source == "file" and facts(ATTACKS[spec.name]).access == "gradients"
         if own and subject.name in blind:
             continue

@@ -3,15 +3,16 @@
 import json
 
 from hardening.deployment.layers import prove_twin
-from hardening.deployment.measure import latency, memory
+from hardening.deployment.measure import latency, latency_inside, memory
 from hardening.deployment.session import Session
 from hardening.errors import ModelError, NoTwin
-from hardening.evaluation import all_logits, check_logits
+from hardening.evaluation import all_logits, all_stand, check_logits
+from hardening.inside import Inside
 from hardening.statistics import accuracy
 from tasks.data import read_images
 from tasks.step import Run, measured, step
 from tasks.store import Artifact
-from tasks.target import find_twin
+from tasks.target import find_twin, open_session, placed
 
 
 @measured
@@ -24,17 +25,24 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
         ParityError: The twin computes something else; the text names the first node that differs.
     """
     data, file = read_images(run, images), run.read(onnx)
-    session, twin = Session(file), find_twin(file)
-    logits = all_logits(session, data.test)
-    check_logits(run.label, logits, len(data.classes))
+    session = open_session(file)
+    inside = session if isinstance(session, Inside) else None
+    twin = None if inside else find_twin(file)
+    test = placed(data.test)
+    logits = all_logits(session, test)
+    rejects = inside is not None and inside.form.rejects
+    check_logits(run.label, logits, len(data.classes) + rejects)
     parity, why = None, ""
     if isinstance(twin, NoTwin):
         why = str(twin)
         run.line(why)
-    else:
+    elif isinstance(session, Session) and twin is not None:
         parity = prove_twin(f"{run.label}: twin", twin, session, data.test.floats())
     predictions = logits.argmax(1)
+    # A rejected image is not right; an image on which a random model wavers is not, either.
     right = predictions == data.test.labels
+    if inside:
+        right &= all_stand(inside, test)
     seen = {
         "file": session.facts().model_dump(),
         "twin_parity": parity and parity.model_dump(),
@@ -54,10 +62,14 @@ def inspect_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, byt
 def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Time the file as one thread of this machine runs it, and see what memory that takes."""
     channels, height, width = read_images(run, images).test.images.shape[1:]
-    session, shape = Session(run.read(onnx)), (channels, height, width)
-    needed = memory(session, shape)
+    session, shape = open_session(run.read(onnx)), (channels, height, width)
+    if isinstance(session, Inside):
+        session.form.cpu()
+        entries, needed = latency_inside(session.informed, shape), None
+    else:
+        entries, needed = latency(session, shape), memory(session, shape)
     measured = {
-        "latency": [entry.model_dump() for entry in latency(session, shape)],
+        "latency": [entry.model_dump() for entry in entries],
         "memory": needed and needed.model_dump(),
     }
     return {"measured": json.dumps(measured).encode()}
