@@ -6,7 +6,7 @@ from typing import Any
 from defenses.adversarial_training import adversarial_training
 from defenses.compactness import compactness
 from defenses.declaration import Defense
-from defenses.detector import detector, watching
+from defenses.detector import detector
 from defenses.extreme_norm import extreme_norm
 from defenses.fast_bat import fast_bat
 from defenses.free import free
@@ -19,6 +19,7 @@ from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
 from defenses.stochastic_activation_pruning import pruning, stochastic_activation_pruning
 from defenses.trades import trades
+from defenses.watched import watching
 
 DEFENSES: dict[str, Defense] = {
     "adversarial_training": adversarial_training,

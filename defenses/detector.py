@@ -3,7 +3,6 @@
 Shapes: B images (B, C, H, W), K classes; activations (B, C', H', W'); scores (B,).
 """
 
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import Annotated, Literal
 
@@ -12,7 +11,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.adaptive import joint, undetected
 from attacks.parameters import Count
 from defenses.activation import choose_layer
 from defenses.declaration import declares
@@ -20,14 +18,12 @@ from defenses.inner import worst
 from defenses.scores import BATCH, clean_accuracy
 from defenses.standard import cross_entropy
 from defenses.training import Loop, Loss, fit
-from hardening.attack import Attack
+from defenses.watched import Watched, network
 from hardening.data import Labelled, TrainingData
 from hardening.errors import ConfigError
 from hardening.log import Log
-from hardening.models.form import Form
 from hardening.randomness import draw_seed, seeded
-from hardening.spec import Spec
-from hardening.threat import Model, ThreatModel
+from hardening.threat import ThreatModel
 
 Adversary = Literal["static", "dynamic"]
 
@@ -39,8 +35,10 @@ POOLED = 8
     "a sub-network rejects what looks attacked",
     due=("joint", "transfer", "gradient-free"),
     status="BROKEN",
-    passes=lambda params: params["loop"].passes(
-        2 * params["steps"] + 1 if params["adversary"] == "dynamic" else 1
+    passes=lambda params: (
+        params["loop"].passes(2 + 2 * params["steps"])
+        if params["adversary"] == "dynamic"
+        else params["loop"].passes(2) + params["steps"]  # clean and attacked, attacked once
     ),
     ships="a file of logits cannot say that it rejects an image; the classifier without the "
     "detector ships instead",
@@ -86,10 +84,11 @@ def detector(
     shape = data.train.images.shape[1:]
     path, channels, side = choose_layer(classifier, (*shape,), layer, "detector")
     pools = 2 if side >= 2 * POOLED else int(side >= POOLED)
-    log.line(f"looks at {path or 'the output'}: {channels} channels, {side} pixels a side")
+    log.line(f"looks at {path}: {channels} channels, {side} pixels a side")
     with seeded(draw_seed(rng)):
-        net = _network(channels, width, pools)
+        net = network(channels, width, pools)
     watched = Watched([classifier], net, path, channels=channels, width=width, pools=pools)
+    watched.to(_device(model))
     validation = _marked(model, data.validation, threat, rng, steps)
     if adversary == "static":
         train = _marked(model, data.train, threat, rng, steps)
@@ -109,85 +108,6 @@ def detector(
     return trained
 
 
-def watching(
-    parts: Sequence[nn.Module], *, layer: str, channels: Count, width: Count, pools: int
-) -> "Watched":
-    """The form: where it looks, and how large the detector is."""
-    with seeded(0):
-        net = _network(channels, width, pools)
-    return Watched(parts, net, layer, channels=channels, width=width, pools=pools)
-
-
-class Watched(Form):
-    """A classifier, a detector on one of its activations, and the threshold of rejection."""
-
-    through = (Spec(name="joint"), Spec(name="undetected"))
-    rejects = True
-    threshold: Tensor
-
-    def __init__(
-        self,
-        parts: Sequence[nn.Module],
-        net: nn.Module,
-        layer: str,
-        *,
-        channels: int,
-        width: int,
-        pools: int,
-    ) -> None:
-        sizes = {"channels": channels, "width": width, "pools": pools}
-        super().__init__(Spec(name="detector", params={"layer": layer, **sizes}), parts)
-        self.layer, self.net = layer, net
-        self.register_buffer("threshold", torch.zeros(()))
-
-    def train(self, mode: bool = True) -> "Watched":
-        """The classifier is in eval mode in any case: not even its statistics may change."""
-        super().train(mode)
-        self.parts.eval()
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of the classifier alone."""
-        logits: Tensor = self.parts[0](x)
-        return logits
-
-    def suspicion(self, x: Tensor) -> Tensor:
-        """Scores (B,), higher for what looks more attacked."""
-        seen: list[Tensor] = []
-        watched = self.parts[0].get_submodule(self.layer)
-        handle = watched.register_forward_hook(lambda _, __, output: seen.append(output))
-        try:
-            self.parts[0](x)
-        finally:
-            handle.remove()
-        score: Tensor = self.net(seen[-1])[:, 0]
-        return score
-
-    def judge(self) -> Model:
-        """Both as one, which is fooled by what is misclassified and not rejected."""
-        return joint(self, self.suspicion, float(self.threshold))
-
-    def informed(self) -> Model:
-        """Both as one: their gradients are followed together."""
-        return self.judge()
-
-    def adapted(self, attack: Attack) -> Attack:
-        """`attack`, for any class but the label and rejection."""
-        return undetected(attack)
-
-    def careless(self) -> Model:
-        """The classifier alone."""
-        return self.parts[0]
-
-    @torch.no_grad()
-    def set_threshold(self, clean: Labelled, false_positives: float) -> None:
-        """Reject at most this share of `clean` images: those with the highest scores."""
-        place = self.threshold.device
-        scores = torch.cat([self.suspicion(x.to(place)) for x, _ in clean.batches(BATCH)])
-        allowed = int(false_positives * len(scores))
-        self.threshold.copy_(scores.sort(descending=True).values[allowed])
-
-
 class _Learner(nn.Module):
     """The detector as a classifier of two classes, (B, 2): clean, attacked."""
 
@@ -201,24 +121,11 @@ class _Learner(nn.Module):
         return torch.stack([-score / 2, score / 2], 1)
 
 
-def _network(channels: int, width: int, pools: int) -> nn.Sequential:
-    """Three convolutions, the first `pools` of which are pooled, a score per pixel, their mean."""
-    layers: list[nn.Module] = []
-    for place, (before, after) in enumerate(
-        ((channels, width), (width, 2 * width), (2 * width, 2 * width))
-    ):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-        layers += [nn.ReLU(), *([nn.MaxPool2d(2)] if place < pools else [])]
-    last = nn.Conv2d(2 * width, 1, 1)
-    return nn.Sequential(*layers, last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
 def _marked(
     model: nn.Module, images: Labelled, threat: ThreatModel, rng: torch.Generator, steps: int
 ) -> Labelled:
     """The images as they are, 0, and as PGD on the model makes them, 1."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    made = []
+    device, made = _device(model), []
     for x, y in images.batches(BATCH):
         start = threat.sample(x, rng)
         place = x.to(device), y.to(device), start.to(device)
@@ -228,6 +135,10 @@ def _marked(
         # On the grid of the clean ones: to lie off it would give every attacked image away.
         attacked = (attacked * 255).round().to(torch.uint8)
     return Labelled(torch.cat([images.images, attacked]), _twice(images).labels)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _twice(images: Labelled) -> Labelled:

@@ -90,7 +90,7 @@ def collect_evidence(
         file=File(**clean["file"]),
         export_parity=Parity(**_json(run, parity)) if parity else None,
         twin_parity=Parity(**clean["twin_parity"]) if clean["twin_parity"] else None,
-        notes=[*([f"does not ship: {ships}"] if ships else []), *_notes(clean, role)],
+        notes=_notes(clean, role),
         clean=accuracy(correct),
         correct=correct,
         attacks=rows,

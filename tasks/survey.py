@@ -26,7 +26,7 @@ def survey_file(
     session, target = open_target(run, onnx, "gradients")
     # Out here nobody evades: an image that is rejected is not right.
     rejects = isinstance(session, Inside) and session.form.rejects
-    model: Model = (lambda x: target(x)) if rejects else target
+    model: Model = target.__call__ if rejects else target
     ask = bind(SURVEYS, survey, "evaluation.surveys")
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:

@@ -102,21 +102,22 @@ def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
 def console(run: RunEvidence, verdict: Verdict) -> Table:
     """The results of control and candidates; a terminal adds colour, a file stays plain.
 
-    Intervals stand below their numbers, so the table fits 80 columns; p50 is at batch 1.
+    Intervals stand below their numbers, so the table fits 80 columns; p50 is at batch 1. The naive
+    number, where it was asked for, stands in the place of the size.
     """
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     grid.add_column("Model", min_width=10, max_width=22, overflow="fold")
-    shown = {"clean": "Clean accuracy", "robust": "Robust accuracy", "naive": "Naive"}
-    shown = {key: title for key, title in shown.items() if key in columns(run)}
-    for title in (*shown.values(), "Size", "p50"):
+    # The naive number takes the place of the size: there is no room for both.
+    third = ("naive", "Naive") if "naive" in columns(run) else ("size", "Size")
+    for title in ("Clean accuracy", "Robust accuracy", third[1], "p50"):
         grid.add_column(title, justify="right", no_wrap=True)
     grid.add_column("Verdict", min_width=13, max_width=24, overflow="fold")
     for row in table(run, verdict):
         if row["role"] == "champion":
             continue
         style = STYLES.get(row["verdict"], "")
-        median = row["latency_1"].split(" [")[0]
-        cells = (row["name"], *(row[key] for key in shown), row["size"], median)
+        short = (row[key].split(" [")[0] for key in (third[0], "latency_1"))
+        cells = (row["name"], row["clean"], row["robust"], *short)
         lines = (_one_line(cell).replace(" [", "\n[") for cell in cells)
         grid.add_row(*(Text(line) for line in lines), Text(status(row), style))
     return grid
@@ -141,7 +142,7 @@ def _row(run: RunEvidence, verdict: Verdict, model: Evidence) -> dict[str, str]:
         "clean": numbers.accuracy(model.clean),
         "clean_change": REFERENCE if is_control else drop,
         "robust": numbers.accuracy(measured) if measured else numbers.NOT_EVALUATED,
-        "naive": _naive(model),
+        **({"naive": _naive(model)} if "naive" in columns(run) else {}),
         "robust_change": REFERENCE if is_control else gain or numbers.NOT_EVALUATED,
         "size": numbers.size(model.file.bytes),
         "precision": model.file.precision,
@@ -157,7 +158,7 @@ def _naive(model: Evidence) -> str:
     found = naive(model)
     if found is None:
         return numbers.NOT_MEASURED
-    return f"{numbers.accuracy(found.accuracy)[:-1]}, {found.attack}]"
+    return f"{numbers.accuracy(found.accuracy)}, {found.attack}"
 
 
 def _latency(model: Evidence, batch: int) -> str:

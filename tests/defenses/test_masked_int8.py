@@ -19,7 +19,7 @@ from hardening.data import TrainingData
 from hardening.data.digits import digits
 from hardening.deployed import Deployed
 from hardening.deployment.export import export
-from hardening.deployment.operators import straight_through
+from hardening.deployment.operators.straight_through import true_gradients
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
 from hardening.evaluation import run_attack
@@ -78,9 +78,7 @@ def evaluated(data, parent, test, *, due):
     return len(standing) / len(test)
 
 
-def test_int8_that_hides_its_gradients_is_reported_as_its_float_parent_is(
-    files, images, monkeypatch
-):
+def test_int8_that_hides_its_gradients_is_reported_as_its_float_parent_is(files, images):
     parent, int8 = files
     test = images[1]
     assert Session(int8).facts().precision == "int8"
@@ -88,8 +86,7 @@ def test_int8_that_hides_its_gradients_is_reported_as_its_float_parent_is(
     reported = evaluated(int8, parent, test, due=True)
     exact = evaluated(parent, None, test, due=False)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(straight_through._Round, "backward", staticmethod(zero))
+    with true_gradients():
         session, twin = Session(int8), Twin(int8)
         pgd = bind(ATTACKS, Spec(name="pgd", params={"steps": 40}))
         everything = torch.arange(len(test))
@@ -100,8 +97,3 @@ def test_int8_that_hides_its_gradients_is_reported_as_its_float_parent_is(
     assert naive > 0.9
     assert exact < 0.6
     assert abs(reported - exact) <= 0.05
-
-
-def zero(ctx, gradient):
-    """What rounding's derivative is almost everywhere."""
-    return torch.zeros_like(gradient), None, None, None
