@@ -116,8 +116,11 @@ def kind(spec: AttackSpec, own: Kind) -> Kind:
         return "transfer"
     if facts(ATTACKS[spec.name]).access != "gradients":
         return "gradient-free"
-    if any(wrapper.name == "expectation" for wrapper in spec.through):
+    through = {wrapper.name for wrapper in spec.through}
+    if "expectation" in through:
         return "expectation"
+    if "joint" in through:
+        return "joint"
     return own
 
 

@@ -9,6 +9,7 @@ from defenses.bit_depth import behind_bit_depth, bit_depth
 from defenses.compactness import compactness
 from defenses.compression import compression
 from defenses.declaration import Defense
+from defenses.detector import detector
 from defenses.distillation import distillation
 from defenses.ensemble import answering_together, ensemble
 from defenses.ensemble_adversarial_training import ensemble_adversarial_training
@@ -27,7 +28,9 @@ from defenses.quantization_aware import quantization_aware
 from defenses.rs_fgsm import rs_fgsm
 from defenses.smooth_activation import smooth_activation, with_smooth_activation
 from defenses.smoothing import smoothing
+from defenses.stochastic_activation_pruning import pruning, stochastic_activation_pruning
 from defenses.trades import trades
+from defenses.watched import watching
 
 DEFENSES: dict[str, Defense] = {
     "auto": auto,
@@ -54,6 +57,8 @@ DEFENSES: dict[str, Defense] = {
     "ensemble": ensemble,
     "ensemble_adversarial_training": ensemble_adversarial_training,
     "distillation": distillation,
+    "stochastic_activation_pruning": stochastic_activation_pruning,
+    "detector": detector,
 }
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -61,5 +66,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "bit_depth": behind_bit_depth,
     "smooth_activation": with_smooth_activation,
     "ensemble": answering_together,
+    "stochastic_activation_pruning": pruning,
+    "detector": watching,
 }
 """Models made of other models, by the name that their files have: see `hardening.models.form`."""

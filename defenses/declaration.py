@@ -36,13 +36,15 @@ class Declaration(NamedTuple):
     """Mechanism in a few words, kinds of attack that must run, status in the literature, cost.
 
     `passes` maps the hyper-parameters to backward passes for one training image; infinity where
-    only a measurement can tell.
+    only a measurement can tell. `ships` is empty for what survives export to ONNX, else one line:
+    why it does not, and what ships instead.
     """
 
     mechanism: str
     due: tuple[Kind, ...]
     status: Status
     passes: Callable[[Mapping[str, Any]], float]
+    ships: str = ""
 
 
 def declares(
@@ -51,11 +53,12 @@ def declares(
     due: tuple[Kind, ...],
     status: Status,
     passes: Callable[[Mapping[str, Any]], float],
+    ships: str = "",
 ) -> Callable[[F], F]:
     """Attach a declaration to a defense function."""
 
     def attach(function: F) -> F:
-        declared = Declaration(mechanism, due, status, passes)
+        declared = Declaration(mechanism, due, status, passes, ships)
         function.declaration = declared  # type: ignore[attr-defined]
         return function
 

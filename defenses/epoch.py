@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.augment import AUGMENTATIONS
-from defenses.guards import collapse, overfitting
+from defenses.guards import Guard, overfitting
 from defenses.loop import Constraint, Loop, Loss
 from defenses.schedule import one_cycle, ramp
 from defenses.scores import Score
@@ -44,6 +44,7 @@ class Task(NamedTuple):
     threat: ThreatModel | None
     single_step: bool
     constrain: Constraint | None
+    guard: Guard
 
     @property
     def steps(self) -> int:
@@ -89,7 +90,7 @@ def _trouble(trainee: Trainee, task: Task, *, full: bool) -> str:
     pairs = zip(task.given.parameters(), trainee.average.parameters(), strict=True)
     if all(torch.equal(old, new) for old, new in pairs):
         raise BrokenPromise("training: no weight changed")
-    trouble = collapse(trainee.average, task.validation, task.classes)
+    trouble = task.guard(trainee.average, task.validation, task.classes)
     if trouble or task.threat is None or not (full and task.single_step):
         return trouble
     return overfitting(trainee.model, task.validation, task.threat, task.rng)

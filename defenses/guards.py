@@ -3,6 +3,8 @@
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,9 @@ from defenses.inner import worst
 from defenses.scores import BATCH
 from hardening.data import Labelled
 from hardening.threat import ThreatModel
+
+Guard = Callable[[nn.Module, Labelled, int], str]
+"""Maps a model, validation images and their number of classes to what is wrong, or ""."""
 
 PROBES = 128
 """Images that the search for catastrophic overfitting looks at."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from defenses.anchor import anchored
 from defenses.dial import keep_clean
 from defenses.epoch import Task, run_epoch
+from defenses.guards import Guard, collapse
 from defenses.loop import Constraint, Loop, Loss
 from defenses.scores import Score
 from defenses.trainee import Trainee
@@ -39,6 +40,7 @@ def fit(
     memory: dict[str, Tensor] | None = None,
     single_step: bool = False,
     constrain: Constraint | None = None,
+    guard: Guard = collapse,
 ) -> nn.Module:
     """Minimise `loss` on a copy of `model` and return its averaged weights of the best epoch.
 
@@ -53,6 +55,7 @@ def fit(
         single_step: Whether to look out for a model that withstands one step and no search.
         constrain: Puts the weights back where they may be, after every optimizer step; where the
             given ones are there, so are their averages.
+        guard: Says what makes an epoch's model of no use, whatever the threat.
 
     Raises:
         NumericsError: The loss or a weight is not finite.
@@ -73,6 +76,7 @@ def fit(
             memory=memory,
             single_step=single_step,
             constrain=constrain,
+            guard=guard,
         )
         assert isinstance(trained, Trainable)
         return Twin(trained.cpu().file())
@@ -104,6 +108,7 @@ def fit(
         threat=threat,
         single_step=single_step,
         constrain=constrain,
+        guard=guard,
     )
     _train(trainee, task)
     after = trainee.best_model()

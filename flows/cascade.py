@@ -38,13 +38,16 @@ def entries(
     """The attacks on one file; those whose source it does not have are left out.
 
     Args:
-        blind: The files without gradients, which lead no attack by them.
+        blind: The files without gradients, which lead no attack by them; nor does what does not
+            ship.
     """
     specs = in_order(profile(config).attacks)
-    others = [other for other in subjects if other.onnx not in blind]
+    others = [other for other in subjects if other.onnx not in blind and not other.ships]
     found = []
     for name, spec in zip(labels(specs), specs, strict=True):
         said = facts(ATTACKS[spec.name])
+        if subject.ships and said.differential:
+            continue
         own = said.access == "gradients" and (spec.source == "file" or said.differential)
         if own and subject.onnx in blind:
             continue

@@ -52,6 +52,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
                 "mechanism": declared.mechanism,
                 "due": list(declared.due),
                 "status": declared.status,
+                "ships": declared.ships or "as ONNX",
             }
         if hasattr(function, "facts"):
             entry |= {"asks_for": function.facts.access, "norms": list(function.facts.norms)}
@@ -91,6 +92,7 @@ def show_catalogue(kind: str, entries: list[dict[str, Any]]) -> None:
         if "mechanism" in entry:
             due = ", ".join(entry["due"])
             console.print(Text(f"    {entry['mechanism']}; {entry['status']}; due attacks: {due}"))
+            console.print(Text(f"    ships: {entry['ships']}"))
         if entry.get("norms"):
             norms = ", ".join(entry["norms"])
             console.print(Text(f"    asks the model for {entry['asks_for']}; norms: {norms}"))

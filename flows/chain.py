@@ -23,7 +23,11 @@ from tasks.store import Artifact
 
 
 class Finished(NamedTuple):
-    """What a chain leaves in the store: `files` as exported and `parents` of quantized ones."""
+    """What a chain leaves in the store: `files` as exported and `parents` of quantized ones.
+
+    A model that does not survive export leaves no file: the one without its last defense is
+    another model, with other numbers, and a candidate of its own where it is wanted.
+    """
 
     evidence: Artifact
     verdict: Artifact
@@ -93,7 +97,7 @@ def _conclude(
     report = go(
         write_report, "report", evidence, verdict, images["images"], adversarial, gate=config.gate
     ).result()["report"]
-    subjects = [file.subject for file in measured]
+    subjects = [file.subject for file in measured if not file.subject.ships]
     return Finished(
         evidence,
         verdict,
@@ -117,6 +121,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         file.alarms,
         tuple(made["survey"] for made in file.surveys),
         tuple(made["certificate"] for made in file.certificates),
+        tuple(made["naive"] for made in file.naive),
         file.cost["measured"],
         subject.parity,
         subject.costs,
@@ -125,6 +130,7 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         defenses=list(subject.defenses),
         due=list(subject.due),
         parent_known=subject.same_weights not in (None, subject.float_form),
+        ships=subject.ships,
         threat=config.attack_threat,
         factors=config.evaluation.curve,
         limits=config.evaluation.limits,

@@ -130,6 +130,10 @@ class EvaluationConfig(Record):
     certify: list[Spec] = Field(
         default_factory=list, description="proven lower bounds: `temper list certifiers`"
     )
+    naive: bool = Field(
+        default=False,
+        description="also report what an evaluation that does not know the defenses would",
+    )
     limits: Limits = Field(default=Limits(), description="when each alarm fires")
     statements: dict[str, str] = Field(
         default_factory=dict, description="what only you can say of the checklist's items"

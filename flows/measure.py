@@ -18,6 +18,7 @@ from hardening.spec import resolve
 from tasks.decide import decide_early
 from tasks.diagnose import diagnose_file
 from tasks.inspect import check_answers, measure_file
+from tasks.naive import naive_file
 from tasks.radii import curve_file, nearest_file
 from tasks.step import Outputs, Runner
 from tasks.store import Artifact
@@ -38,6 +39,7 @@ class Measured(NamedTuple):
     alarms: Outputs
     surveys: list[Outputs]
     certificates: list[Outputs]
+    naive: list[Outputs]
     cost: Outputs
     parent_no_twin: Artifact | None
 
@@ -134,7 +136,7 @@ def _others(
     twinless: Twinless,
     attacks: dict[str, list[list[Outputs]]],
     images: Artifact,
-) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs]]]:
+) -> dict[str, tuple[list[Outputs], Outputs, Outputs, list[Outputs], list[Outputs], list[Outputs]]]:
     """Everything after the attacks, all handed out before any of it is waited for."""
     effort, threat, seed = profile(config), config.attack_threat, config.seed
     started = {}
@@ -213,7 +215,19 @@ def _others(
             )
             for spec in config.evaluation.certify
         ]
-        started[name] = (curves, nearest, alarms, surveys, certificates)
+        naive = [
+            go(
+                naive_file,
+                f"{name}: naive",
+                subject.module,
+                images,
+                threat=threat,
+                attacked=attacked,
+                seed=seed,
+            )
+            for _ in range(config.evaluation.naive)
+        ]
+        started[name] = (curves, nearest, alarms, surveys, certificates, naive)
     return {
         name: (
             [curve.result() for curve in curves],
@@ -221,8 +235,9 @@ def _others(
             alarms.result(),
             [survey.result() for survey in surveys],
             [certificate.result() for certificate in certificates],
+            [made.result() for made in naive],
         )
-        for name, (curves, nearest, alarms, surveys, certificates) in started.items()
+        for name, (curves, nearest, alarms, surveys, certificates, naive) in started.items()
     }
 
 

@@ -13,6 +13,7 @@ from flows.sources import find_sources
 from flows.validate import validate
 from hardening.spec import Spec, resolve
 from tasks.console import ConsoleLog
+from tasks.naive import NAIVE
 from tasks.radii import CURVE_ATTACK, NEAREST
 from tasks.settings import store_uri
 from tasks.step import Plan, Planned
@@ -48,8 +49,9 @@ def _gradients(config: Config, planned: Planned) -> str:
     if planned.step == "attack_file":
         spec = AttackSpec(**planned.settings["attack"])
         return _attack_cost(config, spec, 1)
-    if planned.step == "nearest_file":
-        return _attack_cost(config, NEAREST[config.attack_threat.norm], 1)
+    longest = {"nearest_file": NEAREST[config.attack_threat.norm], "naive_file": NAIVE[-1]}
+    if planned.step in longest:
+        return _attack_cost(config, longest[planned.step], 1)
     if planned.step == "curve_file":
         return _attack_cost(config, CURVE_ATTACK, len(config.evaluation.curve))
     if planned.step == "train_control":

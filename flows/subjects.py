@@ -1,6 +1,6 @@
 """The exported files that a run evaluates: the control, every candidate, the reigning champion."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from defenses import DEFENSES
@@ -26,11 +26,12 @@ class Sources(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One exported file under evaluation.
+    """One exported file under evaluation, or a model that does not survive export and why.
 
-    `parent` is the float file that it was quantized from, where the run made it; if it was
-    `trained` afterwards, that one has other weights, less hard ones. `float_form` is made of an
-    int8 file itself where no file with its weights is known otherwise.
+    `parent` is the float file that it was quantized from, or else derived from, where the run made
+    it; if it was `trained` afterwards, that one has other weights, less hard ones. `float_form` is
+    made of an int8 file itself where no file with its weights is known otherwise. `module` is what
+    the file was exported from; a user's file and a champion are their own.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Subject(NamedTuple):
     costs: tuple[Artifact, ...]
     trained: bool = False
     float_form: Artifact | None = None
+    ships: str = ""
+    module: Artifact | None = None
 
     @property
     def parents(self) -> tuple[Artifact, ...]:
@@ -61,7 +64,8 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
     control = _control(config, go, sources, data)
     models = _harden(config, go, control, data)
     chains = {"control": (), **{name: tuple(specs) for name, specs in config.candidates.items()}}
-    wanted = {*map(_id, chains.values()), *(_id(c[:-1]) for c in chains.values() if _quantized(c))}
+    wanted = {*map(_id, chains.values()), *(_id(c[:-1]) for c in chains.values() if _derived(c))}
+    wanted -= {_id(chain) for chain in chains.values() if unshipped(chain)}
     labels = {_id(chain): name for name, chain in reversed(chains.items())}
     exports = gather(
         (
@@ -74,6 +78,9 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
     if config.model.onnx:
         # What a user brings is evaluated byte for byte; there is no other form to compare it with.
         exports[_id(())] = {"onnx": control["model"], "parity": None}
+    for chain in chains.values():
+        if unshipped(chain):
+            exports[_id(chain)] = {"onnx": models[_id(chain)]["model"], "parity": None}
     subjects = []
     for name, chain in chains.items():
         made = exports[_id(chain)]
@@ -85,12 +92,14 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
                 due=_due(chain),
                 onnx=made["onnx"],
                 parity=made["parity"],
-                parent=exports[_id(chain[:-1])]["onnx"] if _quantized(chain) else None,
+                parent=exports[_id(chain[:-1])]["onnx"] if _derived(chain) else None,
                 costs=tuple(
                     models[_id(chain[:depth])]["facts"]
                     for depth in (range(1, len(chain) + 1) if chain else [0])
                 ),
-                trained=_quantized(chain) and _trains(chain[-1]),
+                trained=_derived(chain) and _trains(chain[-1]),
+                ships=unshipped(chain),
+                module=models[_id(chain)]["model"],
             )
         )
     if sources.champion is not None:
@@ -103,7 +112,9 @@ def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
     same = next((made for made in subjects if made.onnx == file), None)
     due, parent = (same.due, same.parent) if same else (CONTROL_DUE, None)
     trained = same is not None and same.trained
-    return Subject("champion", "champion", (), due, file, None, parent, (), trained)
+    return Subject(
+        "champion", "champion", (), due, file, None, parent, (), trained=trained, module=file
+    )
 
 
 def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Outputs:
@@ -164,8 +175,15 @@ def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
     return tuple(dict.fromkeys(kind for due in (CONTROL_DUE, *declared) for kind in due))
 
 
-def _quantized(chain: tuple[Spec, ...]) -> bool:
-    return bool(chain) and "differential" in declaration(DEFENSES[chain[-1].name]).due
+def unshipped(chain: Sequence[Spec]) -> str:
+    """Why a chain's model does not survive export; empty when it does."""
+    return declaration(DEFENSES[chain[-1].name]).ships if chain else ""
+
+
+def _derived(chain: tuple[Spec, ...]) -> bool:
+    """Whether the file of the chain without its last defense leads attacks on it, as a parent."""
+    quantized = bool(chain) and "differential" in declaration(DEFENSES[chain[-1].name]).due
+    return quantized or bool(unshipped(chain))
 
 
 def _trains(spec: Spec) -> bool:

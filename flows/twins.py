@@ -56,7 +56,7 @@ def _inspect(config: Config, go: Runner, file: _File, images: Artifact) -> Resul
 
 def brought(subjects: list[Subject]) -> list[Artifact]:
     """The subjects' files that are no exports of this run: nothing of ours vouches for them."""
-    ours = [subject.onnx for subject in subjects if subject.parity is not None]
+    ours = [s.onnx for s in subjects if s.parity is not None or s.ships]
     return [subject.onnx for subject in subjects if subject.onnx not in ours]
 
 

@@ -4,6 +4,7 @@ from attacks import ATTACKS, SURVEYS
 from attacks.adaptive import WRAPPERS
 from attacks.profiles import PROFILES, AttackSpec, in_order, labels
 from defenses import DEFENSES
+from defenses.declaration import declaration
 from defenses.smoothing import mismatches
 from defenses.standard import standard
 from flows.config import Config
@@ -103,8 +104,9 @@ def _validate_chain(name: str, chain: list[Spec]) -> None:
     for index, defense in enumerate(chain):
         where = f"candidates.{name}.{index}"
         resolve(look_up(DEFENSES, defense.name, where), defense.params, where)
-        if defense.name in LAST and index + 1 < len(chain):
+        last = defense.name in LAST or declaration(DEFENSES[defense.name]).ships
+        if last and index + 1 < len(chain):
             raise ConfigError(
                 f"{where}: got {defense.name} before {chain[index + 1].name}, expected it last: "
-                "what follows could not train the file"
+                "what follows could not train what it gives"
             )

@@ -161,12 +161,13 @@ def _hard_label(run: Run) -> Finding:
 
 def _randomness(run: Run) -> Finding:
     alarm = run.alarms.get("G1")
+    averaged = any(row.kind == "expectation" for row in run.model.attacks)
+    if averaged and (alarm is None or alarm.fired):
+        return Finding("passed", "the model is random and was attacked by expectation")
     if alarm is None:
         return Finding("not run", "G1 not measured")
     if not alarm.fired:
         return Finding("passed", "the model gives one answer to one image")
-    if any(row.kind == "expectation" for row in run.model.attacks):
-        return Finding("passed", "the model is random and was attacked by expectation")
     return Finding("failed", "the model is random and was not attacked by expectation")
 
 

@@ -35,6 +35,7 @@ class Deployed:
             scores: Let the twin answer where no gradient is asked for, too.
         """
         self.session, self.twin, self._fast, self._scores = session, twin, fast, scores
+        self.draws = int(getattr(twin, "draws", 1))
 
     @property
     def differentiable(self) -> bool:
@@ -52,11 +53,12 @@ class Deployed:
 
     def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each point is still classified as `y`, (B,) bool: asked where the twin doubts."""
-        right = logits.argmax(1) == y
+        right = stands(self.twin, points, logits, y)
         doubtful = (~right).nonzero()[:, 0]
         if len(doubtful):
-            answers = self.session(points[doubtful]).to(points.device)
-            right[doubtful] = answers.argmax(1) == y[doubtful]
+            asked = points[doubtful]
+            answers = self.session(asked).to(points.device)
+            right[doubtful] = stands(self.session, asked, answers, y[doubtful])
         return right
 
 

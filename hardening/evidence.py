@@ -288,6 +288,18 @@ class Survey(Record):
     seconds: float
 
 
+class Naive(Record):
+    """What an evaluation that does not know the defense would report, after one attack.
+
+    It follows the plain gradients of the module before export: through one draw of a random model,
+    through rounding as it is, past whatever stands beside the classifier. No verdict reads it.
+    """
+
+    attack: str
+    params: dict[str, JsonValue]
+    accuracy: Accuracy
+
+
 class Decision(Record):
     """A gate's robust accuracy decided before all images were attacked, at an error level."""
 
@@ -299,7 +311,9 @@ class Decision(Record):
 
 
 class Evidence(Record):
-    """Everything measured on one exported file.
+    """Everything measured on one exported file, or on a model that does not survive export.
+
+    Of such a model `ships` says why, and what ships instead; the model itself cannot be promoted.
 
     `survived` is the worst case per image: correct, fallen to no attack, to none of the probes
     behind alarms and distances (`probed` are those that fell to these alone), and not fallen at a
@@ -313,6 +327,7 @@ class Evidence(Record):
     role: Literal["control", "candidate", "champion"]
     defenses: list[dict[str, JsonValue]]
     due: list[Kind]
+    ships: str = ""
     file: File
     export_parity: Parity | None
     twin_parity: Parity | None
@@ -329,6 +344,7 @@ class Evidence(Record):
     distances: Distances | None = None
     surveys: list[Survey] = Field(default_factory=list)
     certificates: list[Certificate] = Field(default_factory=list)
+    naive: list[Naive] = Field(default_factory=list)
     alarms: list[Alarm]
     checklist: list[ChecklistItem] = Field(default_factory=list)
     latency: list[Latency]

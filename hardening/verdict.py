@@ -30,6 +30,10 @@ ROUGH = frozenset({"deepfool", "universal", "substitute", "noise"})
 image, however much they learnt before, or do not look."""
 
 
+SHIPS = "ships as ONNX"
+"""The check that a model fails which does not survive export: it is measured, never promoted."""
+
+
 class Gate(Record):
     """The limits a candidate must meet; a limit that is not given is not checked.
 
@@ -128,8 +132,9 @@ def missing_attacks(model: Evidence) -> list[str]:
 
     By a file's own gradients an attack is of the one kind that `File.gradients` says, and meets
     what it stands for: straight through a quantized file it passes what a defense rounds there,
-    too. An attack by expectation is the white-box attack on a model against which it is due. What
-    must transfer to a quantized file is what fools its float parent.
+    too. An attack by expectation is the white-box attack on a random model, a joint one that on a
+    model with a detector, where they are due. What must transfer to a quantized file is what fools
+    its float parent.
     """
     quantized = model.file.precision in QUANTIZED
     ran = {
@@ -139,7 +144,7 @@ def missing_attacks(model: Evidence) -> list[str]:
     }
     if "straight-through" in ran:
         ran |= {"bpda", "white-box"}
-    if "bpda" in ran or ("expectation" in ran and "expectation" in model.due):
+    if "bpda" in ran or {"expectation", "joint"} & ran & {*model.due}:
         ran.add("white-box")
     return [kind for kind in model.due if kind not in ran]
 
@@ -168,6 +173,8 @@ def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
         _check("due attacks missing", len(missing), 0, at_most=True, text=why),
         _check("alarms", len(fired), gate.max_alarms, at_most=True, text=", ".join(fired)),
     ]
+    if model.ships:
+        checks.append(_check(SHIPS, 0, 1, text=model.ships))
     if gate.clean_accuracy is not None:
         checks.append(_check("clean accuracy", model.clean.value, gate.clean_accuracy))
     if gate.robust_accuracy is not None:

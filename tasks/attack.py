@@ -18,13 +18,14 @@ from hardening.deployed import Deployed
 from hardening.deployment.session import Session
 from hardening.evaluation import Outcome, all_logits, all_stand, generator, joined, run_attack
 from hardening.evidence import Disagreement, Fooling
+from hardening.inside import Inside
 from hardening.rows import Part
 from hardening.spec import bind, resolve
 from hardening.threat import Model, ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
 from tasks.store import Artifact
-from tasks.target import led_by, open_target, placed, wrapped
+from tasks.target import adapted, led_by, open_target, placed, wrapped
 
 
 @measured
@@ -55,6 +56,7 @@ def attack_file(
     bound = bind(ATTACKS, attack, "evaluation.attacks")
     said = facts(bound)
     session, target = open_target(run, onnx, no_twin, said.access)
+    bound = adapted(session, bound)
     led = led_by(run, target, sources, differential=said.differential)
     model = wrapped(led, attack.through, "evaluation.attacks")
     whole = torch.arange(*shard)[: max(len(data) - shard[0], 0)]
@@ -64,6 +66,7 @@ def attack_file(
     # Rounding to bfloat16 is no disagreement of twin and file: the exact twin is asked in the end.
     leader = model if sources else wrapped(Deployed(session, target.twin), attack.through, "")
     passes = budget.forwards * draws(model)
+    seen = _through(session, attack, led=bool(sources))
 
     def attempt(places: Tensor) -> Outcome:
         return run_attack(
@@ -82,14 +85,15 @@ def attack_file(
         attack=attack.name,
         params=resolve(ATTACKS[attack.name], attack.params),
         source=attack.source,
-        through=[wrapper.model_dump() for wrapper in attack.through],
-        kind=kind(attack, session.facts().gradients),
+        through=[wrapper.model_dump() for wrapper in seen.through],
+        kind=kind(seen, session.facts().gradients),
         attacked=len(outcome.attacked),
         sampled=len(rest) > 0,
         fell=outcome.attacked[fell].tolist(),
         step=_steps(outcome.step[fell], budget.forwards),
         distance=outcome.distance[fell].tolist(),
-        unconfirmed=outcome.unconfirmed,
+        # What leads inside this process is what judges: there is nobody to confirm.
+        unconfirmed=0 if isinstance(session, Inside) else outcome.unconfirmed,
         lost_in_8_bits=_lost(session, data, outcome, fell),
         fooling=_fooling(attack, session, data, outcome, threat, seed),
         disagreement=_disagreement(run, sources[0], session, data, outcome)
@@ -112,6 +116,12 @@ def attack_file(
     }
 
 
+def _through(session: Session | Inside, attack: AttackSpec, *, led: bool) -> AttackSpec:
+    """The attack with all wrappers that it goes through, those of the attacked model first."""
+    own = session.through(led=led) if isinstance(session, Inside) else []
+    return attack.model_copy(update={"through": [*own, *attack.through]})
+
+
 def _sample(places: Tensor, attack: AttackSpec, seed: int, name: str) -> tuple[Tensor, Tensor]:
     """A detector's sample and the rest; everything and nothing for an attack that is none."""
     places = places.long()
@@ -127,7 +137,7 @@ def _steps(step: Tensor, budget: int) -> list[int]:
     return torch.where(step < 0, budget, step).clamp(min=1).tolist()
 
 
-def _packed(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> bytes:
+def _packed(session: Model, data: Labelled, outcome: Outcome, fell: Tensor) -> bytes:
     """The images that fell: where, what they became, and what the file says of them."""
     places, x_adv = outcome.attacked[fell], outcome.x_adv[fell]
     answers = (
@@ -138,17 +148,17 @@ def _packed(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) ->
     return save_tensors({"index": places, "x_adv": x_adv.contiguous(), "logits": answers})
 
 
-def _lost(session: Session, data: Labelled, outcome: Outcome, fell: Tensor) -> int:
+def _lost(session: Model, data: Labelled, outcome: Outcome, fell: Tensor) -> int:
     """How many of the images that fell are classified rightly again once rounded to 8 bits."""
     if not fell.any():
         return 0
     labels = data.labels[outcome.attacked[fell].to(data.labels.device)]
     rounded = (outcome.x_adv[fell] * 255).round() / 255
-    return int((all_logits(session, Labelled(rounded, labels)).argmax(1) == labels.cpu()).sum())
+    return int(all_stand(session, Labelled(rounded, labels)).sum())
 
 
 def _disagreement(
-    run: Run, parent: Artifact, session: Session, data: Labelled, outcome: Outcome
+    run: Run, parent: Artifact, session: Model, data: Labelled, outcome: Outcome
 ) -> Disagreement:
     """How often the file errs where the file it was made from does not, and other labels."""
     parent_session = Session(run.read(parent))

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from hardening.attack import facts
-from hardening.data import Labelled
+from hardening.data import Labelled, TestData
 from hardening.deployment.float_form import float_form
 from hardening.deployment.layers import prove_twin
-from hardening.deployment.measure import latency, memory
+from hardening.deployment.measure import latency, latency_inside, memory
 from hardening.deployment.parity import logits_of, together
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin, explained
 from hardening.errors import ModelError, NoFloatForm, NoTwin, ParityError
-from hardening.evaluation import all_logits, check_logits, generator
-from hardening.evidence import Parity
+from hardening.evaluation import all_logits, all_stand, check_logits, generator
+from hardening.evidence import File, Parity
+from hardening.inside import Inside
 from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
@@ -25,6 +26,7 @@ from tasks.data import device, read_images
 from tasks.foreign import check_sizes
 from tasks.step import Run, measured, step
 from tasks.store import Artifact
+from tasks.target import open_session, placed
 
 PROBES = 256
 """Random images, and adversarial ones, on which a twin is held against its session."""
@@ -61,7 +63,9 @@ def inspect_file(
             first node that differs.
     """
     data, file = read_images(run, images), run.read(onnx)
-    session = Session(file)
+    session = open_session(file)
+    if isinstance(session, Inside):
+        return _inspect_inside(run, session, data)
     channels, height, width = data.test.images.shape[1:]
     if brought:
         check_sizes(session, run.label, (channels, height, width))
@@ -80,22 +84,39 @@ def inspect_file(
         why = f"{session.name}: no twin of it: {error}"
     if why:
         run.line(why)
-    predictions = logits.argmax(1)
-    right = predictions == data.test.labels
+    right = logits.argmax(1) == data.test.labels
+    return {
+        **_seen(session.facts(), logits, right, parity, why, about_form),
+        **({"no_twin": why.encode()} if why else {}),
+        **({} if form is None else {"float_form": form}),
+    }
+
+
+def _inspect_inside(run: Run, session: Inside, data: TestData) -> dict[str, bytes]:
+    """What a model that does not ship answers; there is no file for a twin to equal."""
+    test = placed(data.test)
+    logits = all_logits(session, test)
+    check_logits(run.label, logits, len(data.classes) + session.form.rejects)
+    # A rejected image is not right; an image on which a random model wavers is not, either.
+    right = (logits.argmax(1) == data.test.labels) & all_stand(session, test)
+    return _seen(session.facts(), logits, right, None, "", "")
+
+
+def _seen(
+    file: File, logits: Tensor, right: Tensor, parity: Parity | None, no_twin: str, float_form: str
+) -> dict[str, bytes]:
     seen = {
-        "file": session.facts().model_dump(),
+        "file": file.model_dump(),
         "twin_parity": parity and parity.model_dump(),
-        "no_twin": why,
-        "float_form": about_form,
+        "no_twin": no_twin,
+        "float_form": float_form,
         "correct": right.tolist(),
-        "predictions": predictions.tolist(),
+        "predictions": logits.argmax(1).tolist(),
         "confidences": logits.softmax(1).amax(1).tolist(),
     }
     return {
         "seen": json.dumps(seen, allow_nan=False).encode(),
         "standing": json.dumps(right.nonzero()[:, 0].tolist()).encode(),
-        **({"no_twin": why.encode()} if why else {}),
-        **({} if form is None else {"float_form": form}),
     }
 
 
@@ -119,10 +140,14 @@ def _float_form(session: Session, images: Labelled, logits: Tensor) -> tuple[byt
 def measure_file(run: Run, onnx: Artifact, images: Artifact, /) -> dict[str, bytes]:
     """Time the file as one thread of this machine runs it, and see what memory that takes."""
     channels, height, width = read_images(run, images).test.images.shape[1:]
-    session, shape = Session(run.read(onnx)), (channels, height, width)
-    needed = memory(session, shape)
+    session, shape = open_session(run.read(onnx)), (channels, height, width)
+    if isinstance(session, Inside):
+        session.form.cpu()
+        entries, needed = latency_inside(session.informed, shape), None
+    else:
+        entries, needed = latency(session, shape), memory(session, shape)
     measured = {
-        "latency": [entry.model_dump() for entry in latency(session, shape)],
+        "latency": [entry.model_dump() for entry in entries],
         "memory": needed and needed.model_dump(),
     }
     return {"measured": json.dumps(measured).encode()}

@@ -85,7 +85,7 @@ def write_report(
         Verdict.model_validate_json(run.read(verdict)),
         _gallery(run, measured, images, adversarial),
         {"evidence": "evidence.json", "verdict": "verdict.json", "gate": "gate.json"}
-        | {f"{name} (ONNX)": f"{name}.onnx" for name in measured.models},
+        | {f"{m.name} (ONNX)": f"{m.name}.onnx" for m in measured.models.values() if not m.ships},
     )
     return {"report": page.encode()}
 

@@ -120,9 +120,9 @@ def read_all(store: Store, files: Mapping[str, Artifact]) -> dict[str, bytes]:
 def most_robust(run: RunEvidence) -> str:
     """The model that comes nearest to the gate when none passes: the most robust candidate.
 
-    One whose due attacks did not all run comes after all others.
+    One whose due attacks did not all run comes after all others; one that does not ship is none.
     """
-    candidates = [m for m in run.models.values() if m.role == "candidate"]
+    candidates = [m for m in run.models.values() if m.role == "candidate" and not m.ships]
     best = max(
         candidates or [run.models["control"]],
         key=lambda m: (not missing_attacks(m), m.robust.value),

@@ -17,7 +17,7 @@ from hardening.threat import Norm, ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
 from tasks.store import Artifact
-from tasks.target import open_target, placed
+from tasks.target import adapted, open_target, placed
 
 CURVE_ATTACK = AttackSpec(name="apgd", params={"steps": 20, "loss": "dlr"})
 """What the curve is measured with; at eps itself the worst case over all attacks counts, too."""
@@ -63,7 +63,7 @@ def curve_file(
     known = _known(run, data, correct, adversarial, shard[0])
     unbounded = threat.unbounded(data.images.shape[1:]).eps / threat.eps
     falls_at = curve(
-        bind(ATTACKS, CURVE_ATTACK),
+        adapted(session, bind(ATTACKS, CURVE_ATTACK)),
         target,
         session,
         data,
@@ -106,7 +106,7 @@ def nearest_file(
         return {"distances": unknown.model_dump_json().encode(), "fell": b"[]"}
     outcome = run_attack(
         "nearest adversarial images",
-        bind(ATTACKS, spec),
+        adapted(session, bind(ATTACKS, spec)),
         target,
         session,
         part,

@@ -7,13 +7,14 @@ from hardening.certify import CERTIFIERS
 from hardening.errors import ModelError
 from hardening.evaluation import BATCH, generator
 from hardening.evidence import Certificate, Survey
+from hardening.inside import Inside
 from hardening.spec import Spec, bind, resolve
 from hardening.statistics import accuracy
-from hardening.threat import ThreatModel
+from hardening.threat import Model, ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
 from tasks.store import Artifact
-from tasks.target import open_target, placed
+from tasks.target import open_session, open_target, placed
 
 
 @measured
@@ -30,12 +31,15 @@ def survey_file(
 ) -> dict[str, bytes]:
     """Accuracy of the first `attacked` images under every condition of one survey."""
     data = placed(read_images(run, images).test.first(attacked))
-    _, target = open_target(run, onnx, no_twin, "gradients")
+    session, target = open_target(run, onnx, no_twin, "gradients")
+    # Out here nobody evades: an image that is rejected is not right.
+    rejects = isinstance(session, Inside) and session.form.rejects
+    model: Model = target.__call__ if rejects else target
     ask = bind(SURVEYS, survey, "evaluation.surveys")
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:
         for index, (x, y) in enumerate(data.batches(BATCH)):
-            parts.append(ask(target, x, y, generator(seed, survey.name, index)))
+            parts.append(ask(model, x, y, generator(seed, survey.name, index)))
             advance(len(y))
     conditions = {
         name: accuracy(torch.cat([part[name] for part in parts]).tolist()) for name in parts[0]
@@ -69,6 +73,8 @@ def certify_file(
     certify = bind(CERTIFIERS, method, "evaluation.certify")
     rng = generator(seed, "certify", method.name)
     try:
+        if isinstance(open_session(run.read(onnx)), Inside):
+            raise ModelError("the model does not ship as the ONNX file that would be certified")
         found = certify(run.read(onnx), data, threat, rng, run)
     except ModelError as error:
         found = _no_answer(method, len(data), threat, str(error))

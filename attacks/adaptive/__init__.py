@@ -11,6 +11,7 @@ from typing import Any
 from attacks.adaptive.bpda import bpda
 from attacks.adaptive.expectation import agreement, expectation
 from attacks.adaptive.joint import joint
+from attacks.adaptive.majority import majority
 from attacks.adaptive.rescaled import rescaled
 from attacks.adaptive.straight_through import straight_through
 from attacks.adaptive.undetected import undetected
@@ -23,6 +24,7 @@ __all__ = [
     "bpda",
     "expectation",
     "joint",
+    "majority",
     "rescaled",
     "straight_through",
     "undetected",

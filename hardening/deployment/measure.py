@@ -18,6 +18,7 @@ from hardening.deployment.session import Session
 from hardening.deployment.signature import fixed_batch
 from hardening.errors import ModelError
 from hardening.evidence import Latency, Memory
+from hardening.threat import Model
 
 LEAST, MOST = 10, 2000
 """Calls timed at a batch size, whatever the time budget."""
@@ -48,16 +49,41 @@ def latency(
     return [_measure(single, shape, batch, seconds, warmups) for batch in batches]
 
 
+def latency_inside(
+    model: Model,
+    shape: tuple[int, int, int],
+    batches: Sequence[int] = (1, 8, 32),
+    *,
+    seconds: float = 1.0,
+    warmups: int = 3,
+) -> list[Latency]:
+    """The same of a model that runs in this process, by torch on a single thread of it.
+
+    Args:
+        model: Images (B, C, H, W) to one answer.
+        shape: (C, H, W) of one image.
+        seconds: Time spent at each batch size, more only if `LEAST` calls need more.
+        warmups: Calls before the clock starts.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            return [_measure(model, shape, batch, seconds, warmups) for batch in batches]
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _measure(
-    session: Session, shape: tuple[int, int, int], batch: int, seconds: float, warmups: int
+    model: Model, shape: tuple[int, int, int], batch: int, seconds: float, warmups: int
 ) -> Latency:
     x = torch.full((batch, *shape), 0.5)
     for _ in range(warmups):
-        session(x)
+        model(x)
     times: list[float] = []
     while len(times) < LEAST or (sum(times) < seconds and len(times) < MOST):
         start = perf_counter()
-        session(x)
+        model(x)
         times.append(perf_counter() - start)
     p50, p95 = (1000 * float(np.percentile(times, share)) for share in (50, 95))
     throughput = batch * len(times) / sum(times)

@@ -196,10 +196,10 @@ def sampled(key: str, found: int, images: int, limits: Limits) -> Alarm:
     return _alarm(GATES[key], found / images, quiet / images, images, f"{found} of {images}")
 
 
-def not_run(number: str, limits: Limits) -> Alarm:
-    """The entry of a gate that the effort profile leaves out: listed, so that nobody misses it."""
+def not_run(number: str, limits: Limits, why: str = "not run at this effort") -> Alarm:
+    """The entry of a gate that was left out, and why: listed, so that nobody misses it."""
     key = next(key for key, gate in GATES.items() if gate.number == number)
-    return alarm(key, None, 0, limits, "not run at this effort")
+    return alarm(key, None, 0, limits, why)
 
 
 def _alarm(gate: Gate, value: float | None, limit: float, images: int, detail: str) -> Alarm:

@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 from hardening.evidence import Alarm, Evidence, Kind, RunEvidence
 from hardening.report import numbers
 from hardening.statistics import compare
-from hardening.verdict import Check, Verdict, is_serious, missing_attacks
+from hardening.verdict import SHIPS, Check, Verdict, is_serious, missing_attacks
 
 
 class Cell(NamedTuple):
@@ -42,6 +42,7 @@ class _Form(NamedTuple):
 FORMS = {
     "due attacks missing": _Form("at most", "count"),
     "alarms": _Form("at most", "count"),
+    SHIPS: _Form("at least", "count"),
     "clean accuracy": _Form("at least", "percent"),
     "robust accuracy": _Form("at least", "percent"),
     "clean drop": _Form("at most", "points"),
@@ -127,7 +128,7 @@ def due_matrix(models: list[Evidence]) -> Matrix:
 def _means(kind: Kind) -> set[Kind]:
     """The kinds that answer a due `kind`, as `missing_attacks` counts them."""
     also: dict[Kind, set[Kind]] = {
-        "white-box": {"straight-through", "bpda", "expectation"},
+        "white-box": {"straight-through", "bpda", "expectation", "joint"},
         "bpda": {"straight-through"},
     }
     return {kind} | also.get(kind, set())

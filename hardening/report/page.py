@@ -74,7 +74,7 @@ def render(
         gate=gate,
         verdict=verdict,
         models=models,
-        columns=summary.COLUMNS,
+        columns=summary.columns(run),
         rows=summary.table(run, verdict),
         tones=TONES,
         css=Markup((HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hardening.evidence import Accuracy, Alarm, Evidence, RunEvidence
+from hardening.evidence import Accuracy, Alarm, Evidence, Naive, RunEvidence
 from hardening.report import numbers, words
 from hardening.report.matrices import Matrix, gate_matrix
 from hardening.statistics import compare
@@ -28,17 +28,32 @@ COLUMNS = {
     "verdict": "Verdict",
 }
 
+NAIVE = "Naive number"
+"""Title of a column that is there when it was asked for: it goes behind the robust accuracy."""
+
 REFERENCE = "–"
 
 STYLES = {"passed": "green", "failed": "red", numbers.NOT_EVALUATED: "yellow"}
 
 
 def table(run: RunEvidence, verdict: Verdict) -> list[dict[str, str]]:
-    """One row a model, control first and the champion last; the keys of `COLUMNS`, `role`, `why`.
+    """One row a model, control first and the champion last; the keys of `columns`, `role`, `why`.
 
     A model whose due attacks did not all run has `NOT EVALUATED` for its robust accuracy.
     """
     return [_row(run, verdict, model) for model in ordered(run)]
+
+
+def columns(run: RunEvidence) -> dict[str, str]:
+    """Titles by key; what a careless evaluation would report stands beside the worst case."""
+    if not any(model.naive for model in run.models.values()):
+        return COLUMNS
+    titles = {}
+    for key, title in COLUMNS.items():
+        titles[key] = title
+        if key == "robust":
+            titles["naive"] = NAIVE
+    return titles
 
 
 def ordered(run: RunEvidence) -> list[Evidence]:
@@ -51,12 +66,18 @@ def robust(model: Evidence) -> Accuracy | None:
     return None if missing_attacks(model) else model.robust
 
 
+def naive(model: Evidence) -> Naive | None:
+    """What a careless evaluation would report: the lower of its accuracies, if it was made."""
+    return min(model.naive, key=lambda row: row.accuracy.value, default=None)
+
+
 def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
     """The summary as GitHub-flavoured markdown; names from outside are escaped."""
     rows = table(run, verdict)
-    header = [*COLUMNS.values()]
+    titles = columns(run)
+    header = [*titles.values()]
     body = [
-        [_escape(row["name"]), *(row[key] for key in [*COLUMNS][1:-1]), status(row)] for row in rows
+        [_escape(row["name"]), *(row[key] for key in [*titles][1:-1]), status(row)] for row in rows
     ]
     lines = [
         f"## {'Passed' if verdict.passed else 'Failed'}: {_escape(words.headline(verdict))}",
@@ -81,19 +102,22 @@ def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
 def console(run: RunEvidence, verdict: Verdict) -> Table:
     """The results of control and candidates; a terminal adds colour, a file stays plain.
 
-    Intervals stand below their numbers, so the table fits 80 columns; p50 is at batch 1.
+    Intervals stand below their numbers, so the table fits 80 columns; p50 is at batch 1. The naive
+    number, where it was asked for, stands in the place of the size.
     """
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     grid.add_column("Model", min_width=10, max_width=22, overflow="fold")
-    for key in ("Clean accuracy", "Robust accuracy", "Size", "p50"):
-        grid.add_column(key, justify="right", no_wrap=True)
+    # The naive number takes the place of the size: there is no room for both.
+    third = ("naive", "Naive") if "naive" in columns(run) else ("size", "Size")
+    for title in ("Clean accuracy", "Robust accuracy", third[1], "p50"):
+        grid.add_column(title, justify="right", no_wrap=True)
     grid.add_column("Verdict", min_width=13, max_width=24, overflow="fold")
     for row in table(run, verdict):
         if row["role"] == "champion":
             continue
         style = STYLES.get(row["verdict"], "")
-        median = row["latency_1"].split(" [")[0]
-        cells = (row["name"], row["clean"], row["robust"], row["size"], median)
+        short = (row[key].split(" [")[0] for key in (third[0], "latency_1"))
+        cells = (row["name"], row["clean"], row["robust"], *short)
         lines = (_one_line(cell).replace(" [", "\n[") for cell in cells)
         grid.add_row(*(Text(line) for line in lines), Text(status(row), style))
     return grid
@@ -118,6 +142,7 @@ def _row(run: RunEvidence, verdict: Verdict, model: Evidence) -> dict[str, str]:
         "clean": numbers.accuracy(model.clean),
         "clean_change": REFERENCE if is_control else drop,
         "robust": numbers.accuracy(measured) if measured else numbers.NOT_EVALUATED,
+        **({"naive": _naive(model)} if "naive" in columns(run) else {}),
         "robust_change": REFERENCE if is_control else gain or numbers.NOT_EVALUATED,
         "size": numbers.size(model.file.bytes),
         "precision": model.file.precision,
@@ -127,6 +152,13 @@ def _row(run: RunEvidence, verdict: Verdict, model: Evidence) -> dict[str, str]:
         "verdict": word,
         "why": why,
     }
+
+
+def _naive(model: Evidence) -> str:
+    found = naive(model)
+    if found is None:
+        return numbers.NOT_MEASURED
+    return f"{numbers.accuracy(found.accuracy)}, {found.attack}"
 
 
 def _latency(model: Evidence, batch: int) -> str:

@@ -69,10 +69,19 @@ def meaning(run: RunEvidence) -> str:
         f"Robust accuracy is the share of these {numbers.count(run.images)} test images that "
         "stayed correctly classified under every attack that met them, taking the worst attack for "
         f"each image.{_detectors(run)} An adversarial image counted only when the exported file "
-        "itself, run by ONNX Runtime, was fooled by it. The number is what these attacks could not "
-        "break under this threat model: a stronger attack can only lower it, and it says nothing "
-        "about larger or other changes (rotation, blur, a sticker), nor about other data."
+        f"itself, run by ONNX Runtime, was fooled by it.{_inside(run)} The number is what these "
+        "attacks could not break under this threat model: a stronger attack can only lower it, and "
+        "it says nothing about larger or other changes (rotation, blur, a sticker), nor about "
+        "other data."
     )
+
+
+def _inside(run: RunEvidence) -> str:
+    """Which models judged for themselves."""
+    names = [model.name for model in run.models.values() if model.ships]
+    judged = "has no such file: the module itself judged" if len(names) == 1 else ""
+    judged = judged or "have no such files: the modules themselves judged"
+    return f" {', '.join(names)} {judged}." if names else ""
 
 
 def _detectors(run: RunEvidence) -> str:
@@ -105,6 +114,7 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
     if choices:
         rows.append(("Chosen", "; ".join(choices)))
     notes = [f"{model.name}: {note}" for model in run.models.values() for note in model.notes]
+    notes += [f"{m.name} does not ship: {m.ships}" for m in run.models.values() if m.ships]
     if notes:
         rows.append(("To know", "; ".join(notes)))
     return rows

@@ -143,6 +143,11 @@ UNKNOWN = {
         [{"name": "quantization"}, {"name": "trades"}],
         "candidates.tuned.0: got quantization before trades, expected it last",
     ),
+    "random pruning first": (
+        ["candidates", "tuned"],
+        [{"name": "stochastic_activation_pruning"}, {"name": "quantization"}],
+        "got stochastic_activation_pruning before quantization, expected it last",
+    ),
     "no attack at all": (["evaluation", "attacks"], [], "evaluation.attacks: got an empty list"),
 }
 

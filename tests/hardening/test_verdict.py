@@ -19,7 +19,7 @@ from hardening.evidence import (
 )
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
-from hardening.verdict import MINIMUM, Gate, is_serious, judge, missing_attacks
+from hardening.verdict import MINIMUM, SHIPS, Gate, is_serious, judge, missing_attacks
 
 IMAGES = 200
 
@@ -378,6 +378,23 @@ def test_nothing_that_fails_the_gate_is_promoted():
     verdict = judge(run(control(), model("a")), Gate(robust_accuracy=0.99))
 
     assert (verdict.passed, verdict.chosen, verdict.promote) == (False, None, False)
+
+
+def test_what_does_not_ship_never_passes_however_robust_it_is():
+    hidden = model("hidden", robust=190, ships="it is random, the model without it ships")
+    verdict = judge(run(control(), hidden, model("tuned", robust=90)), Gate())
+
+    (check,) = [c for c in verdict.judgements[0].checks if not c.passed]
+    assert (check.name, check.text) == (SHIPS, hidden.ships)
+    assert verdict.chosen == "tuned"
+    assert not judge(run(control(), hidden), Gate()).promote
+
+
+@pytest.mark.parametrize("kind", ["joint", "expectation"])
+def test_the_attack_that_fits_a_defense_is_its_white_box_attack_only_where_it_is_due(kind):
+    rows = [attack(kind)]
+    assert missing_attacks(model("m", attacks=rows, due=["white-box", kind])) == []
+    assert missing_attacks(model("m", attacks=rows, due=["white-box"])) == ["white-box"]
 
 
 def test_an_existing_model_alone_is_judged_itself():

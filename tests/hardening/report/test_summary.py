@@ -4,8 +4,9 @@ import re
 import pytest
 from rich.console import Console
 
-from hardening.evidence import Latency
+from hardening.evidence import Latency, Naive
 from hardening.report.summary import COLUMNS, console, markdown, table
+from hardening.statistics import accuracy
 from hardening.verdict import judge
 
 
@@ -159,3 +160,38 @@ def test_the_console_takes_no_markup_and_no_control_characters_from_a_name(made)
 
     assert "[red]" in text
     assert "\x1b" not in text
+
+
+def careless(*shares):
+    names = ("fgsm", "pgd")
+    return [
+        Naive(attack=name, params={}, accuracy=accuracy([i < share for i in range(200)]))
+        for name, share in zip(names, shares, strict=True)
+    ]
+
+
+def test_the_naive_number_stands_beside_the_worst_case_where_it_was_asked_for(made):
+    pruned = made.model("pruned", naive=careless(180, 150))
+    asked, plain = made.run(made.control(), pruned), made.run(made.control(), made.model("pruned"))
+
+    rows = rows_of(asked, made.gate())
+
+    assert rows["pruned"]["naive"] == "75.0 % [68.6, 80.5], pgd"
+    assert rows["control"]["naive"] == "not measured"
+    text = markdown(asked, made.gate(), judge(asked, made.gate()))
+    assert "| Robust accuracy | Naive number |" in text
+    for width in (80, 100):
+        shown = printed(asked, made.gate(), width)
+        assert "75.0 %" in shown
+        assert max(map(len, shown.splitlines())) <= width
+    assert "naive" not in rows_of(plain, made.gate())["pruned"]
+    assert "Naive" not in markdown(plain, made.gate(), judge(plain, made.gate()))
+
+
+def test_what_does_not_ship_says_so_in_its_row(made):
+    run = made.run(made.control(), made.model("pruned", ships="it is random"))
+
+    row = rows_of(run, made.gate())["pruned"]
+
+    assert (row["verdict"], row["why"]) == ("failed", "ships as ONNX")
+    assert "it is random" in markdown(run, made.gate(), judge(run, made.gate()))
