@@ -24,6 +24,8 @@ from hardening.threat import ThreatModel
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: params["loop"].passes(params["steps"] + 1),
+    claim="training on the worst images that PGD finds resists all first-order "
+    "adversaries of the threat model",
 )
 def adversarial_training(
     model: nn.Module,

@@ -32,6 +32,7 @@ Floor = Annotated[float, Field(gt=0, le=1)]
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: inf if params["minutes"] else params["multiples"] or MULTIPLES,
+    claim="the strongest training that a budget is enough for",
 )
 def auto(
     model: nn.Module,

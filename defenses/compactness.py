@@ -32,6 +32,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
     due=("white-box", "gradient-free"),
     status="AT-BASED",
     passes=lambda params: params["loop"].passes(params["steps"] + 2),
+    claim="compact representations add robustness to adversarial training",
 )
 def compactness(
     model: nn.Module,

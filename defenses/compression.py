@@ -35,6 +35,7 @@ PRUNED = Loop(epochs=5)
     due=DUE,
     status="AT-BASED",
     passes=lambda params: params["loop"].passes(params["steps"] + 1),
+    claim="pruning, quantizing and adversarial training as one problem beat one after the other",
 )
 def compression(
     model: nn.Module,

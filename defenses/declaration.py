@@ -1,20 +1,17 @@
 """What a defense says about itself: how it works, and how an informed adversary attacks it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from hardening.data import TrainingData
-from hardening.evidence import Kind
+from hardening.evidence import Kind, Status
 from hardening.log import Log
 from hardening.threat import ThreatModel
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-Status = Literal["SOLID", "AT-BASED", "TRANSFER-ONLY", "BROKEN", "CERTIFIED", "NO DEFENSE"]
-"""`NO DEFENSE` is what only prepares another link of the chain, which then gives the status."""
 
 
 class Defense(Protocol):
@@ -33,18 +30,19 @@ class Defense(Protocol):
 
 
 class Declaration(NamedTuple):
-    """Mechanism in a few words, kinds of attack that must run, status in the literature, cost.
+    """What a defense is, the kinds of attack that must run, its status in the literature, its cost.
 
     `passes` maps the hyper-parameters to backward passes for one training image; infinity where
     only a measurement can tell. `ships` is empty for what survives export to ONNX, else one line:
-    why it does not, and what ships instead.
+    why it does not, and what ships instead. `claim` is what its authors say of it, in few words.
     """
 
     mechanism: str
     due: tuple[Kind, ...]
     status: Status
     passes: Callable[[Mapping[str, Any]], float]
-    ships: str = ""
+    ships: str
+    claim: str
 
 
 def declares(
@@ -53,12 +51,13 @@ def declares(
     due: tuple[Kind, ...],
     status: Status,
     passes: Callable[[Mapping[str, Any]], float],
+    claim: str,
     ships: str = "",
 ) -> Callable[[F], F]:
     """Attach a declaration to a defense function."""
 
     def attach(function: F) -> F:
-        declared = Declaration(mechanism, due, status, passes, ships)
+        declared = Declaration(mechanism, due, status, passes, ships, claim)
         function.declaration = declared  # type: ignore[attr-defined]
         return function
 

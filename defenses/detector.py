@@ -42,6 +42,7 @@ POOLED = 8
     ),
     ships="a file of logits cannot say that it rejects an image; the classifier without the "
     "detector ships instead",
+    claim="a small subnetwork tells adversarial images from clean ones",
 )
 def detector(
     model: nn.Module,

@@ -26,6 +26,7 @@ from hardening.threat import ThreatModel
     due=("white-box", "transfer", "gradient-free"),
     status="BROKEN",
     passes=lambda params: 2 * params["loop"].passes(1),
+    claim="the success of adversarial crafting falls from 95 % to less than 0.5 %",
 )
 def distillation(
     model: nn.Module,

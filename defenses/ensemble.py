@@ -37,6 +37,7 @@ How = Literal["adversarial", "plain"]
         params["members"]
         * params["loop"].passes(1 + (params["steps"] if params["training"] == "adversarial" else 0))
     ),
+    claim="several models together are harder to fool than one",
 )
 def ensemble(
     model: nn.Module,

@@ -28,6 +28,7 @@ from hardening.threat import ThreatModel
     due=("white-box", "transfer", "gradient-free"),
     status="TRANSFER-ONLY",
     passes=lambda params: params["loop"].passes(3) + params["sources"] * params["loop"].epochs,
+    claim="training on images transferred from other models resists black-box attacks",
 )
 def ensemble_adversarial_training(
     model: nn.Module,

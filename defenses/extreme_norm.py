@@ -28,6 +28,7 @@ PROPORTION = 8
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: params["loop"].passes(params["steps"] + 1),
+    claim="fine-tuning on the two extreme norms gives robustness to all norms between them",
 )
 def extreme_norm(
     model: nn.Module,

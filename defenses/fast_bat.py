@@ -28,6 +28,8 @@ EDGE = 1e-7
     due=("white-box", "gradient-free"),
     status="AT-BASED",
     passes=lambda params: params["loop"].passes(6),
+    claim="bi-level optimisation without signs is more robust than other single-step "
+    "training and does not collapse",
 )
 def fast_bat(
     model: nn.Module,

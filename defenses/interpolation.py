@@ -42,6 +42,8 @@ TRAININGS: dict[Of, Defense] = {
     passes=lambda params: declaration(TRAININGS[params["of"]]).passes(
         resolve(TRAININGS[params["of"]], {}) | {"loop": params["loop"]}
     ),
+    claim="between the given and the hardened weights lies a better price for robustness "
+    "than at either end",
 )
 def interpolation(
     model: nn.Module,

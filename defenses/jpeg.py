@@ -67,6 +67,7 @@ colour nor a coefficient that is a fraction of whole numbers comes that near to 
     due=("bpda", "gradient-free"),
     status="BROKEN",
     passes=lambda _: 0,
+    claim="compression removes small adversarial perturbations",
 )
 def jpeg(
     model: nn.Module,

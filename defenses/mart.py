@@ -25,6 +25,7 @@ from hardening.threat import ThreatModel
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: params["loop"].passes(params["steps"] + 2),
+    claim="treating misclassified images apart makes adversarial training more robust",
 )
 def mart(
     model: nn.Module,

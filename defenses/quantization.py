@@ -32,6 +32,7 @@ DUE: tuple[Kind, ...] = ("straight-through", "transfer", "differential", "gradie
     due=DUE,
     status="AT-BASED",
     passes=lambda _: 0,  # half of the few calibration images, once
+    claim="a quarter of the bytes at nearly the same accuracy",
 )
 def quantization(
     model: nn.Module,

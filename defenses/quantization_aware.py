@@ -34,6 +34,7 @@ FINE_TUNING = Loop(epochs=3, learning_rate=1e-3, ramp=0)
     due=DUE,
     status="AT-BASED",
     passes=lambda params: params["rounds"] * params["loop"].passes(params["steps"] + 1),
+    claim="training in the precision that ships wins back what rounding lost",
 )
 def quantization_aware(
     model: nn.Module,

@@ -25,6 +25,7 @@ from hardening.threat import ThreatModel
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: params["loop"].passes(2),
+    claim="one step from a random start is as effective as PGD training at a fraction of its cost",
 )
 def rs_fgsm(
     model: nn.Module,

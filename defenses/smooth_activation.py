@@ -40,6 +40,7 @@ RELUS = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor
     due=("white-box", "gradient-free"),
     status="NO DEFENSE",
     passes=lambda _: 0,
+    claim="smooth activations let adversarial training find harder images, at no cost in accuracy",
 )
 def smooth_activation(
     model: nn.Module,

@@ -33,6 +33,7 @@ DRAWS = 4
     due=("white-box", "gradient-free"),
     status="CERTIFIED",
     passes=lambda params: params["loop"].passes(1),
+    claim="a classifier smoothed by noise is certifiably robust in L2",
 )
 def smoothing(
     model: nn.Module,

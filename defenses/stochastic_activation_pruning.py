@@ -40,6 +40,7 @@ RELUS = frozenset(
     passes=lambda _: 0,
     ships="an ONNX graph has no random numbers that every runtime draws alike; the model without "
     "the pruning ships instead",
+    claim="pruning activations at random makes a trained network more robust without any training",
 )
 def stochastic_activation_pruning(
     model: nn.Module,

@@ -26,6 +26,8 @@ from hardening.threat import ThreatModel
     due=("white-box", "gradient-free"),
     status="SOLID",
     passes=lambda params: params["loop"].passes(params["steps"] + 2),
+    claim="robust error is natural error and boundary error; trading them off beats "
+    "training on adversarial images alone",
 )
 def trades(
     model: nn.Module,

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from hardening.spec import Parameter, parameters, type_name
+from hardening.spec import Parameter, parameters, resolve, type_name
 
 
 def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
@@ -53,6 +54,8 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
                 "due": list(declared.due),
                 "status": declared.status,
                 "ships": declared.ships or "as ONNX",
+                "claim": declared.claim,
+                "cost": _cost(declared.passes(resolve(function, {}))),
             }
         if hasattr(function, "facts"):
             entry |= {"asks_for": function.facts.access, "norms": list(function.facts.norms)}
@@ -66,6 +69,14 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     if kind == "models":
         entries.append(_onnx())
     return entries
+
+
+def _cost(passes: float) -> str:
+    if not isfinite(passes):
+        return "what the budget says"
+    if not passes:
+        return "no training"
+    return f"{passes:g} epochs of plain training, with the defaults below"
 
 
 def _onnx() -> dict[str, Any]:
@@ -93,6 +104,8 @@ def show_catalogue(kind: str, entries: list[dict[str, Any]]) -> None:
             due = ", ".join(entry["due"])
             console.print(Text(f"    {entry['mechanism']}; {entry['status']}; due attacks: {due}"))
             console.print(Text(f"    ships: {entry['ships']}"))
+            console.print(Text(f"    claim: {entry['claim']}"))
+            console.print(Text(f"    cost: {entry['cost']}"))
         if entry.get("norms"):
             norms = ", ".join(entry["norms"])
             console.print(Text(f"    asks the model for {entry['asks_for']}; norms: {norms}"))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from flows.claims import declared, training_passes
 from flows.config import Config
 from flows.measure import Campaign, Measured, measure
 from flows.subjects import Sources, find_subjects, gather
@@ -32,6 +33,7 @@ class Finished(NamedTuple):
     evidence: Artifact
     verdict: Artifact
     report: Artifact
+    catalogue: Artifact | None
     files: dict[str, Artifact]
     parents: dict[str, Artifact]
 
@@ -94,14 +96,15 @@ def _conclude(
     adversarial = tuple(
         made["adversarial"] for file in measured for parts in file.attacks for made in parts
     )
-    report = go(
+    written = go(
         write_report, "report", evidence, verdict, images["images"], adversarial, gate=config.gate
-    ).result()["report"]
+    ).result()
     subjects = [file.subject for file in measured if not file.subject.ships]
     return Finished(
         evidence,
         verdict,
-        report,
+        written["report"],
+        written.get("catalogue"),
         {subject.name: subject.onnx for subject in subjects},
         {subject.name: subject.parent for subject in subjects if subject.parent is not None},
     )
@@ -128,6 +131,8 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
         name=subject.name,
         role=subject.role,
         defenses=list(subject.defenses),
+        declared=declared(subject.defenses),
+        passes=training_passes(config, subject),
         due=list(subject.due),
         parent_known=subject.same_weights not in (None, subject.float_form),
         ships=subject.ships,

@@ -57,6 +57,8 @@ def harden_config(config: Config, output: Path) -> Published:
         "gate.json": config.gate.model_dump_json(indent=1, exclude_none=True).encode(),
         "report.html": store.get(finished.report),
     }
+    if finished.catalogue is not None:
+        files["catalogue.md"] = store.get(finished.catalogue)
     on_disk = files | {f"{name}.onnx": data for name, data in models.items()}
     folder = write_folder(on_disk, config.name, output)
     register_as = config.registry.name if config.registry else None

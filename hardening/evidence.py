@@ -288,6 +288,20 @@ class Survey(Record):
     seconds: float
 
 
+Status = Literal["SOLID", "AT-BASED", "TRANSFER-ONLY", "BROKEN", "CERTIFIED", "NO DEFENSE"]
+"""What the literature holds of a defense; `NO DEFENSE` is what only prepares another link of the
+chain, which then gives the status."""
+
+
+class Declared(Record):
+    """What one defense of a model's chain says about itself, before anything is measured."""
+
+    defense: str
+    mechanism: str
+    status: Status
+    claim: str
+
+
 class Naive(Record):
     """What an evaluation that does not know the defense would report, after one attack.
 
@@ -320,12 +334,15 @@ class Evidence(Record):
     radius up to eps on the way to the curve (`falls_at`, in multiples of eps; none is known to
     suffice).
     `notes` say what a reader must know of how it was measured: why it has no twin, and so no
-    `twin_parity`, say. `choices` say what its defenses chose for the user, and why.
+    `twin_parity`, say. `choices` say what its defenses chose for the user, and why. `passes` is
+    what training it cost in backward passes for one training image, where that can be counted.
     """
 
     name: str
     role: Literal["control", "candidate", "champion"]
     defenses: list[dict[str, JsonValue]]
+    declared: list[Declared] = Field(default_factory=list)
+    passes: float | None = None
     due: list[Kind]
     ships: str = ""
     file: File

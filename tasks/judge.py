@@ -10,6 +10,7 @@ from torch import Tensor
 from hardening.consistency import contradiction
 from hardening.errors import BrokenPromise
 from hardening.evidence import Decision, Evidence, Example, RunEvidence
+from hardening.report import claims
 from hardening.report.page import Picture, render
 from hardening.threat import ThreatModel
 from hardening.verdict import Gate, Verdict, judge
@@ -77,17 +78,20 @@ def write_report(
     *,
     gate: Gate,
 ) -> dict[str, bytes]:
-    """One HTML page for a person."""
+    """One HTML page for a person, and the catalogue of the defenses if there are any."""
     measured = RunEvidence.model_validate_json(run.read(evidence))
+    listed = {"catalogue": "catalogue.md"} if claims.rows(measured) else {}
     page = render(
         measured,
         gate,
         Verdict.model_validate_json(run.read(verdict)),
         _gallery(run, measured, images, adversarial),
         {"evidence": "evidence.json", "verdict": "verdict.json", "gate": "gate.json"}
+        | listed
         | {f"{m.name} (ONNX)": f"{m.name}.onnx" for m in measured.models.values() if not m.ships},
     )
-    return {"report": page.encode()}
+    made = {"report": page.encode()}
+    return made | {name: claims.catalogue(measured).encode() for name in listed}
 
 
 def _gallery(

@@ -13,6 +13,7 @@ from hardening.evidence import RunEvidence
 from hardening.report import (
     carlini,
     cascade,
+    claims,
     cost,
     curves,
     figures,
@@ -91,6 +92,8 @@ def render(
         disagreement_matrix=cascade.disagreement_matrix(models),
         fooling_matrix=cascade.fooling_matrix(models),
         cost_matrix=cost.cost_matrix(models),
+        claims=claims,
+        claimed=claims.rows(run),
         gate_matrix=matrices.gate_matrix(run, verdict),
         alarm_matrix=matrices.alarm_matrix(models),
         due_matrix=matrices.due_matrix(models),

@@ -1,13 +1,11 @@
 """The results of a run as rows of text, and those rows as markdown and as a console table."""
 
-import re
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from hardening.evidence import Accuracy, Alarm, Evidence, Naive, RunEvidence
-from hardening.report import numbers, words
+from hardening.report import github, numbers, words
 from hardening.report.matrices import Matrix, gate_matrix
 from hardening.statistics import compare
 from hardening.verdict import Gate, Verdict, missing_attacks
@@ -77,16 +75,17 @@ def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
     titles = columns(run)
     header = [*titles.values()]
     body = [
-        [_escape(row["name"]), *(row[key] for key in [*titles][1:-1]), status(row)] for row in rows
+        [github.escape(row["name"]), *(row[key] for key in [*titles][1:-1]), status(row)]
+        for row in rows
     ]
     lines = [
-        f"## {'Passed' if verdict.passed else 'Failed'}: {_escape(words.headline(verdict))}",
+        f"## {'Passed' if verdict.passed else 'Failed'}: {github.escape(words.headline(verdict))}",
         "",
-        _escape(f"{words.measured(run, verdict)} {words.promotion(run, verdict)}"),
+        github.escape(f"{words.measured(run, verdict)} {words.promotion(run, verdict)}"),
         "",
-        *(f"- **{term}**: {_escape(text)}" for term, text in words.tested(run)),
+        *(f"- **{term}**: {github.escape(text)}" for term, text in words.tested(run)),
         "",
-        *_grid(header, body),
+        *github.table(header, body),
         "",
         "### Gate",
         "",
@@ -118,7 +117,7 @@ def console(run: RunEvidence, verdict: Verdict) -> Table:
         style = STYLES.get(row["verdict"], "")
         short = (row[key].split(" [")[0] for key in (third[0], "latency_1"))
         cells = (row["name"], row["clean"], row["robust"], *short)
-        lines = (_one_line(cell).replace(" [", "\n[") for cell in cells)
+        lines = (github.one_line(cell).replace(" [", "\n[") for cell in cells)
         grid.add_row(*(Text(line) for line in lines), Text(status(row), style))
     return grid
 
@@ -183,21 +182,16 @@ def _verdict(verdict: Verdict, model: Evidence) -> tuple[str, str]:
 
 def _matrix(matrix: Matrix) -> list[str]:
     rows = [
-        [_escape(line.head), line.limit]
+        [github.escape(line.head), line.limit]
         + [f"{cell.text} ({cell.status})" if cell.text else cell.status for cell in line.cells]
         for line in matrix.rows
     ]
-    return _grid(["Check", "Limit", *(_escape(name) for name in matrix.columns)], rows)
-
-
-def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return github.table(["Check", "Limit", *(github.escape(name) for name in matrix.columns)], rows)
 
 
 def _fired(run: RunEvidence) -> list[str]:
     found = [
-        f"- **{_escape(model.name)}**: {_escape(_alarm(alarm))}"
+        f"- **{github.escape(model.name)}**: {github.escape(_alarm(alarm))}"
         for model in ordered(run)
         for alarm in model.alarms
         if alarm.fired
@@ -211,15 +205,3 @@ def _alarm(alarm: Alarm) -> str:
         f"{numbers.plain(alarm.limit)}, on {numbers.count(alarm.images)} images: "
         f"{alarm.meaning.rstrip('.')}. What to do: {alarm.advice.rstrip('.')}."
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _escape(text: str) -> str:
-    """Names come from outside: they may hold no markup, no link, no picture, no second line.
-
-    Brackets of intervals stay readable: a bracket is a link only before `(` or `:`, both escaped.
-    """
-    return re.sub(r"([\\`*_{}<>#!|~]|\](?=[(:\[])|\[(?=[^\d+-]))", r"\\\1", _one_line(text))

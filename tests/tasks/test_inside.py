@@ -190,7 +190,9 @@ def test_gates_that_take_one_answer_for_granted_are_left_out_for_a_random_model(
         "seed": 0,
     }
     found = bench.json(
-        bench.do(diagnose_file, "pruned", None, None, "images", (), (), gates=gates, **settings)["alarms"]
+        bench.do(diagnose_file, "pruned", None, None, "images", (), (), gates=gates, **settings)[
+            "alarms"
+        ]
     )
     moot = {alarm["gate"] for alarm in found if "random on purpose" in alarm["detail"]}
     assert moot == {"G1", "G3", "G6", "G17"}

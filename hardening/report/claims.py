@@ -1,0 +1,169 @@
+"""The catalogue: what each defense claims, and what was seen of it, one row a candidate."""
+
+from typing import NamedTuple
+
+from hardening.evidence import Evidence, Kind, RunEvidence
+from hardening.report import github, numbers, summary
+from hardening.statistics import accuracy, compare
+from hardening.verdict import missing_attacks
+
+INFORMED: frozenset[Kind] = frozenset(
+    {"white-box", "straight-through", "bpda", "expectation", "joint", "differential"}
+)
+"""Kinds of attack that follow gradients as somebody does who knows the defense."""
+
+TITLES = (
+    "Defense",
+    "Mechanism",
+    "Clean",
+    "Naive",
+    "Adaptive",
+    "Worst case",
+    "Certified",
+    "Cost",
+    "Status in the literature",
+    "Status here",
+    "Claim",
+    "Seen",
+)
+
+BROKEN = "BROKEN"
+NONE = "–"
+
+GAP = 0.05
+"""Least share of the images by which a naive number is called too high."""
+
+
+class Row(NamedTuple):
+    """One candidate, as text in the order of `TITLES`; `status` is what is left of `declared`."""
+
+    name: str
+    mechanism: str
+    clean: str
+    naive: str
+    adaptive: str
+    worst: str
+    certified: str
+    cost: str
+    declared: str
+    status: str
+    claim: str
+    seen: str
+
+
+def rows(run: RunEvidence) -> list[Row]:
+    """The candidates with a defense, in the order of the run."""
+    return [_row(run, model) for model in run.models.values() if model.declared]
+
+
+def catalogue(run: RunEvidence) -> str:
+    """The rows as a markdown file that says what its words mean."""
+    body = [[github.escape(cell) for cell in row] for row in rows(run)]
+    lines = [
+        f"# What each defense claims and what was seen: {github.escape(run.name)}",
+        "",
+        *github.table(TITLES, body),
+        "",
+        github.escape(meaning(run)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def meaning(run: RunEvidence) -> str:
+    """How to read the rows."""
+    threat = f"{run.threat.norm} {numbers.radius(run.threat.eps)}"
+    return (
+        f"Of {numbers.count(run.images)} test images at {threat}. Naive: what an evaluation that "
+        "does not know the defense would report. Adaptive: what stands after the attacks that "
+        "follow its gradients as somebody does who knows it. Worst case: what stands after "
+        "everything. Cost: training in multiples of the control's, and on this machine's clock. "
+        f"Status here is the literature's, lowered to {BROKEN} where the worst case is not better "
+        "than the control's beyond the noise, from CERTIFIED where nothing was proven, and to "
+        f"{numbers.NOT_EVALUATED} where a due attack did not run. It is never raised."
+    )
+
+
+def status(run: RunEvidence, model: Evidence) -> str:
+    """What is left of the status that the last defense of a chain declares."""
+    declared = model.declared[-1].status
+    if missing_attacks(model):
+        return numbers.NOT_EVALUATED
+    if declared in {"BROKEN", "NO DEFENSE"}:
+        return declared
+    if declared == "CERTIFIED":
+        if _proven(model):
+            return declared
+        declared = "SOLID"
+    if declared == "TRANSFER-ONLY":
+        # It never claimed more; the attacks that would show it meet what others left.
+        return declared
+    better = compare(run.models["control"].survived, model.survived).better
+    return declared if better else BROKEN
+
+
+def _row(run: RunEvidence, model: Evidence) -> Row:
+    naive, informed = summary.naive(model), _informed(model)
+    evaluated = not missing_attacks(model)
+    return Row(
+        name=model.name,
+        mechanism="; then ".join(defense.mechanism for defense in model.declared),
+        clean=numbers.percent(model.clean.value),
+        naive=numbers.percent(naive.accuracy.value) if naive else numbers.NOT_MEASURED,
+        adaptive=NONE if informed is None else numbers.percent(informed),
+        worst=numbers.percent(model.robust.value) if evaluated else numbers.NOT_EVALUATED,
+        certified=", ".join(_proven(model)) or NONE,
+        cost=_cost(run, model),
+        declared=model.declared[-1].status,
+        status=status(run, model),
+        claim=model.declared[-1].claim,
+        seen=_seen(run, model, informed),
+    )
+
+
+def _informed(model: Evidence) -> float | None:
+    """What stands after the attacks that know the defense; none if there was none."""
+    found = [row for row in model.attacks if row.kind in INFORMED]
+    if not found:
+        return None
+    fell = {image for row in found for image in row.fell}
+    stands = [right and place not in fell for place, right in enumerate(model.correct)]
+    return accuracy(stands).value
+
+
+def _proven(model: Evidence) -> list[str]:
+    return [
+        f"{numbers.percent(made.accuracy.value)} ({made.subject}, {made.norm} "
+        f"{numbers.radius(made.eps)})"
+        for made in model.certificates
+        if made.accuracy.correct
+    ]
+
+
+def _cost(run: RunEvidence, model: Evidence) -> str:
+    seconds = numbers.seconds(model.training_seconds)
+    plain = run.models["control"].passes
+    if model.passes is None:
+        return seconds
+    if not plain:
+        return f"{model.passes:.1f} passes an image, {seconds}"
+    return f"{model.passes / plain:.1f} x, {seconds}"
+
+
+def _seen(run: RunEvidence, model: Evidence, informed: float | None) -> str:
+    """What stands beside the claim."""
+    if missing := missing_attacks(model):
+        return f"not evaluated: {', '.join(missing)} missing"
+    change = numbers.change(compare(run.models["control"].survived, model.survived))
+    said = [f"worst case {change} against control"]
+    naive = summary.naive(model)
+    if naive is not None and naive.accuracy.value - model.robust.value > GAP:
+        gap = 100 * (naive.accuracy.value - model.robust.value)
+        said.append(f"{gap:.1f} pt of the naive number are no robustness")
+    if informed is not None and informed - model.robust.value > GAP:
+        said.append("others than its own gradients find more")
+    if model.ships:
+        said.append("does not ship as ONNX")
+    fired = [alarm.gate for alarm in model.alarms if alarm.fired]
+    if fired:
+        said.append(f"alarms {', '.join(fired)}")
+    return "; ".join(said)
