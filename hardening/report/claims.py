@@ -1,5 +1,6 @@
 """The catalogue: what each defense claims, and what was seen of it, one row a candidate."""
 
+from statistics import median
 from typing import NamedTuple
 
 from hardening.evidence import Evidence, Kind, RunEvidence
@@ -131,12 +132,18 @@ def _informed(model: Evidence) -> float | None:
 
 
 def _proven(model: Evidence) -> list[str]:
-    return [
-        f"{numbers.percent(made.accuracy.value)} ({made.subject}, {made.norm} "
-        f"{numbers.radius(made.eps)})"
-        for made in model.certificates
-        if made.accuracy.correct
-    ]
+    """What was proven at the threat's radius; elsewhere, if at none of its images there."""
+    found = []
+    for made in model.certificates:
+        own = [radius for radius in made.radii if radius > 0]
+        at = f"{made.subject}, {made.norm} {numbers.radius(made.eps)}"
+        if made.accuracy.correct:
+            found.append(f"{numbers.percent(made.accuracy.value)} ({at})")
+        elif own:
+            share = numbers.percent(len(own) / len(made.radii))
+            radius = f"{made.radius_norm}, median radius {median(own):.3g}"
+            found.append(f"none at {at}; {share} within some {radius}")
+    return found
 
 
 def _cost(run: RunEvidence, model: Evidence) -> str:

@@ -20,9 +20,7 @@ def seen(made, *models, control=None):
 
 
 def test_a_row_has_the_claim_beside_the_careless_and_the_due_number(made):
-    careless = [
-        Naive(**ADAPTIVE, accuracy=accuracy(made.outcomes(share))) for share in (0.95, 0.9)
-    ]
+    careless = [Naive(**ADAPTIVE, accuracy=accuracy(made.outcomes(share))) for share in (0.95, 0.9)]
     (row,) = rows(seen(made, candidate(made, naive=careless)))
 
     assert row.clean == "97.0 %"
@@ -66,6 +64,19 @@ def test_certified_needs_a_proof(made):
     assert rows(proven)[0].certified.startswith("40.0 % (file, linf 0.1")
     assert status(nothing, nothing.models["x"]) == "SOLID"
     assert rows(nothing)[0].certified == "–"
+
+
+def test_a_proof_in_another_norm_is_told_where_there_is_none_at_the_threat(made):
+    smoothed = made.certificate(
+        "smoothed classifier", 0, radii=[0.2, 0.4, 0.3, *[0.0] * 197], radius_norm="l2"
+    )
+    run = seen(made, candidate(made, "CERTIFIED", certificates=[smoothed]))
+    (row,) = rows(run)
+
+    assert row.certified == (
+        "none at smoothed classifier, linf 0.1; 1.5 % within some l2, median radius 0.3"
+    )
+    assert row.status == "CERTIFIED"
 
 
 def test_without_its_due_attacks_a_defense_has_no_worst_case_and_no_status(made):
