@@ -4,13 +4,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hardening.deployment.lineage import belongs
-from hardening.errors import BrokenPromise, DigestError
+from hardening.errors import DigestError
 from hardening.evidence import Evidence, File, RunEvidence
 from hardening.verdict import Verdict, missing_attacks
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
 from tasks.mlflow_model import fetch
-from tasks.versions import CHAMPION, Registered, check_name, model, resolve, under_alias
+from tasks.promotion import promote, reigning
+from tasks.versions import Registered, check_name, model, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,13 +22,13 @@ CHALLENGER = "challenger"
 
 
 def champion(name: str) -> Registered | None:
-    """The version that is the champion of `name`; None when there is no such model or alias.
+    """The version that is the champion of `name`; None when there is no such model or champion.
 
     Raises:
         ServiceError: MLflow does not answer or refuses.
     """
     with mlflow_client() as client:
-        return under_alias(client, name, CHAMPION)
+        return reigning(client, name)
 
 
 def download(uri: str) -> bytes:
@@ -60,8 +61,7 @@ def register(
     """Make the logged file a version of `name`, and the champion if the verdict promotes it.
 
     The same file with the same evidence is registered once; it is the challenger in any case. The
-    champion is replaced only while it is the one that this run measured. A lock keeps out others
-    on this machine; for those elsewhere the alias is read back.
+    champion is replaced only while it is the one that this run measured: see `tasks.promotion`.
 
     Args:
         logged_model_uri: `models:/m-...` as `log_run` returned it.
@@ -89,7 +89,10 @@ def register(
         version = _version(client, logged_model_uri, name, tags)
         client.set_registered_model_alias(name, CHALLENGER, str(version))
         if verdict.passed and verdict.promote:
-            _promote(client, name, version, run)
+            measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
+            promote(
+                client, name, version, lambda found: _is_measured(found, measured), verdict.reason
+            )
         return resolve(client, f"models:/{name}/{version}")
 
 
@@ -132,35 +135,9 @@ def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) 
     return int(client.create_model_version(name, uri, tags=tags, model_id=model_id).version)
 
 
-def _promote(client: "MlflowClient", name: str, version: int, run: RunEvidence) -> None:
-    """Move the alias, if the champion is the one that was measured or is this version already."""
-    measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
-    current = under_alias(client, name, CHAMPION)
-    if current is not None and current.version == version:
-        return
-    if not _is_measured(current, measured):
-        raise BrokenPromise(
-            f"registered model {name!r}: champion changed since the comparison, got "
-            f"{_called(current)} with sha256 {current and current.sha256}, expected the file "
-            f"that was measured as {measured and measured.sha256}; run again"
-        )
-    client.set_model_version_tag(name, str(version), "temper.replaces", _called(current))
-    client.set_registered_model_alias(name, CHAMPION, str(version))
-    after = under_alias(client, name, CHAMPION)
-    if after is None or after.version != version:
-        raise BrokenPromise(
-            f"registered model {name!r}: got {_called(after)} as champion, "
-            f"expected version {version} that was just set"
-        )
-
-
 def _is_measured(found: Registered | None, measured: File | None) -> bool:
     """Whether the champion is the measured one, or there is still none."""
     if found is None or measured is None:
         return found is None and measured is None
     graph = found.tags.get("temper.graph")
     return graph == measured.identity if graph else belongs(fetch(found.uri), measured)
-
-
-def _called(found: Registered | None) -> str:
-    return "none" if found is None else f"version {found.version}"
