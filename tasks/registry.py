@@ -16,7 +16,7 @@ from tasks.versions import Registered, check_name, model, resolve
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Registered", "champion", "download", "register"]
+__all__ = ["Registered", "champion", "download", "judge_version", "register"]
 
 CHALLENGER = "challenger"
 
@@ -78,22 +78,46 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        data = fetch(logged_model_uri)
-        got = hashlib.sha256(data).hexdigest()
-        if not belongs(data, evidence.file):
-            raise DigestError(
-                f"{logged_model_uri}: got sha256 {got}, expected the graph of the file "
-                f"{evidence.file.sha256} as measured"
-            )
-        tags = _tags(got, evidence, run, verdict, digest)
+        tags = _tags(_measured(logged_model_uri, evidence), evidence, run, verdict, digest)
         version = _version(client, logged_model_uri, name, tags)
-        client.set_registered_model_alias(name, CHALLENGER, str(version))
-        if verdict.passed and verdict.promote:
-            measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
-            promote(
-                client, name, version, lambda found: _is_measured(found, measured), verdict.reason
-            )
-        return resolve(client, f"models:/{name}/{version}")
+        return _conclude(client, name, version, run, verdict)
+
+
+def judge_version(
+    name: str, version: int, evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str
+) -> Registered:
+    """Write what was measured on a version that is there already, and perhaps promote it.
+
+    Args and errors are those of `register`.
+    """
+    uri = f"models:/{name}/{version}"
+    with locked(f"registry-{name}"), mlflow_client() as client:
+        resolve(client, uri)
+        for tag, text in _tags(_measured(uri, evidence), evidence, run, verdict, digest).items():
+            client.set_model_version_tag(name, str(version), tag, text)
+        return _conclude(client, name, version, run, verdict)
+
+
+def _measured(uri: str, evidence: Evidence) -> str:
+    """The digest of the file at `uri`, which must have the graph that was measured."""
+    data = fetch(uri)
+    got = hashlib.sha256(data).hexdigest()
+    if not belongs(data, evidence.file):
+        raise DigestError(
+            f"{uri}: got sha256 {got}, expected the graph of the file "
+            f"{evidence.file.sha256} as measured"
+        )
+    return got
+
+
+def _conclude(
+    client: "MlflowClient", name: str, version: int, run: RunEvidence, verdict: Verdict
+) -> Registered:
+    client.set_registered_model_alias(name, CHALLENGER, str(version))
+    if verdict.passed and verdict.promote:
+        measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
+        promote(client, name, version, lambda found: _is_measured(found, measured), verdict.reason)
+    return resolve(client, f"models:/{name}/{version}")
 
 
 def _tags(
