@@ -21,6 +21,8 @@ threat model, candidate chains of defenses and a gate.
   temper check CONFIG     what would run, what is known already, what it costs
   temper harden CONFIG    train or fetch, defend, export, attack the exported file, judge, promote
   temper evaluate CONFIG  attack and judge an existing model or ONNX file as it would ship
+  temper promote CONFIG N is version N better than the champion? if so, make it champion
+  temper history MODEL    every champion there was, and why (temper rollback MODEL: the one before)
   temper inspect FILE     what an ONNX file says of itself, and whether that is so
   temper list attacks     every attack with its parameters (also: defenses, datasets, models)
 """
@@ -53,6 +55,18 @@ measured ones. Someone who can write the file can write its lineage.
   temper inspect model.onnx --evidence evidence.json
 
 exit codes: 0 nothing contradicts, 1 a digest or a figure does, 2 wrong usage or not such a file
+"""
+
+
+PROMOTE = """\
+Evaluate version N of the registered model that CONFIG names, and the champion, on the same images
+with the same attacks; make N the champion if the gate is met, it is more robust beyond the noise,
+and neither its clean accuracy nor its latency is worse than the gate forgives. The version gets its
+verdict as tags in any case. Of several that try at once, the best is champion in the end.
+
+  temper promote flows/configs/digits.yaml 3
+
+exit codes: 0 promoted, or champion already; 1 it is not; 2 wrong usage or input; 3 the run failed
 """
 
 
@@ -98,6 +112,18 @@ def _parser() -> argparse.ArgumentParser:
         )
         run.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
         run.set_defaults(name=name)
+    promote = _command(commands, "promote", "version N against the champion", _promote)
+    promote.description = PROMOTE
+    promote.formatter_class = argparse.RawDescriptionHelpFormatter
+    promote.add_argument("config", metavar="CONFIG", help="YAML file with a registry and a gate")
+    promote.add_argument("version", metavar="N", type=int, help="version of the registered model")
+    promote.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
+    history = _command(commands, "history", "every champion of a registered model", _history)
+    history.add_argument("model", metavar="MODEL", help="name of the registered model")
+    rollback = _command(commands, "rollback", "make an earlier champion champion again", _rollback)
+    rollback.add_argument("model", metavar="MODEL", help="name of the registered model")
+    rollback.add_argument("--to", type=int, metavar="N", help="default: the champion before")
+    rollback.add_argument("--reason", required=True, metavar="TEXT", help="kept in the history")
     check = _command(commands, "check", "validate CONFIG and show the plan; nothing runs", _check)
     check.add_argument("config", metavar="CONFIG", help="YAML file")
     verdict = _command(commands, "verdict", "recompute a verdict from its evidence", _verdict)
@@ -146,6 +172,40 @@ def _run(options: argparse.Namespace) -> int:
     from flows.console import show_run
 
     return PASSED if show_run(published, options.json) else GATE_FAILED
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from flows.config import load
+    from flows.promote import challenge
+
+    config = challenge(load(options.config), options.version)
+    from tasks import server
+
+    with server.begin() as api:
+        from flows.promote import promote
+        from flows.validate import validate
+
+        validate(config)
+        api.wait()
+        published = promote(str(options.config), options.version, str(options.output))
+    from flows.console import show_run
+
+    show_run(published, options.json)
+    return PASSED if "champion" in published.aliases else GATE_FAILED
+
+
+def _history(options: argparse.Namespace) -> int:
+    from flows.reign import history
+
+    history(options.model, options.json)
+    return PASSED
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from flows.reign import roll_back
+
+    roll_back(options.model, options.to, options.reason, options.json)
+    return PASSED
 
 
 def _check(options: argparse.Namespace) -> int:

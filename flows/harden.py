@@ -35,8 +35,12 @@ def harden(config: str, output: str = "runs") -> Published:
     return harden_config(load(config), Path(output).absolute())
 
 
-def harden_config(config: Config, output: Path) -> Published:
-    """The body of the flow, for a configuration that is read already."""
+def harden_config(config: Config, output: Path, version_of: int | None = None) -> Published:
+    """The body of the flow, for a configuration that is read already.
+
+    Args:
+        version_of: The version of the registered model that the run is about, if it is about one.
+    """
     validate(config)
     for text in cautions(config):
         say(text)
@@ -63,6 +67,6 @@ def harden_config(config: Config, output: Path) -> Published:
     folder = write_folder(on_disk, config.name, output)
     register_as = config.registry.name if config.registry else None
     published: Published = publish(
-        files, models, folder, finished.evidence, config.gate, register_as
+        files, models, folder, finished.evidence, config.gate, register_as, version_of
     )
     return published

@@ -74,9 +74,9 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     reigning = registry.champion(config.registry.name)
     if reigning is None:
         return None
-    uri = f"models:/{config.registry.name}@champion"
-    data = registry.download(uri)
-    check_foreign(data, uri, Opening(contract=Contract()))
+    # By its version: the alias may move meanwhile, or lag behind the ledger.
+    data = registry.download(reigning.uri)
+    check_foreign(data, reigning.uri, Opening(contract=Contract()))
     return store.put(unstamp(data))
 
 

@@ -39,7 +39,9 @@ class Gate(Record):
 
     Accuracies and differences are fractions, latency is the median in milliseconds at batch 1.
     Drops and gains are against `control` on the same images; a gain must also be real
-    (McNemar's exact test at 5 %).
+    (McNemar's exact test at 5 %). What replaces a champion must be more robust beyond the noise,
+    its clean accuracy not lower by more than `champion_clean_margin` (at 97.5 %, paired), and its
+    latency at most `champion_latency_ratio` times the champion's in the same run.
     """
 
     clean_accuracy: Number | None = Field(default=None, ge=0, le=1)
@@ -48,6 +50,8 @@ class Gate(Record):
     min_robust_gain: Number | None = Field(default=None, ge=0, le=1)
     max_latency_ms: Number | None = Field(default=None, gt=0)
     max_alarms: int = Field(default=0, ge=0)
+    champion_clean_margin: Number = Field(default=0.03, ge=0, le=1)
+    champion_latency_ratio: Number | None = Field(default=1.5, gt=0)
 
 
 class Check(Record):
@@ -110,13 +114,16 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
         against, promote, reason = None, False, f"{chosen.name} is the champion already"
     else:
         against = compare(champion.survived, chosen.survived)
-        promote = against.better
-        says = "beats" if promote else "does not beat"
+        worse = _inferior(champion, chosen, gate)
+        promote = against.better and not worse
+        says = "beats" if against.better else "does not beat"
         reason = (
             f"{chosen.name} {says} the champion on the same {run.images} images: robust accuracy "
             f"{against.difference:+.1%} [{against.lower:+.1%}, {against.upper:+.1%}], "
             f"p {against.p_value:.2g}"
         )
+        if against.better and worse:
+            reason += f"; not promoted: {'; '.join(worse)}"
     return Verdict(
         passed=True,
         chosen=chosen.name,
@@ -162,12 +169,37 @@ def is_serious(row: AttackRow) -> bool:
     return enough and row.budget_backwards >= backwards * row.starts
 
 
+def _inferior(champion: Evidence, chosen: Evidence, gate: Gate) -> list[str]:
+    """What a newcomer is worse in than the champion, beyond what the gate forgives."""
+    worse = []
+    clean = compare(champion.correct, chosen.correct)
+    if clean.lower < -gate.champion_clean_margin:
+        worse.append(
+            f"clean accuracy may be {-clean.lower:.1%} below the champion's, limit "
+            f"{gate.champion_clean_margin:.1%}"
+        )
+    if gate.champion_latency_ratio is not None:
+        ours, theirs = latency(chosen), latency(champion)
+        if ours is None or theirs is None:
+            worse.append("latency was not measured")
+        elif not ours <= gate.champion_latency_ratio * theirs:
+            worse.append(
+                f"latency is {ours / theirs:.2f} x the champion's, limit "
+                f"{gate.champion_latency_ratio:g} x"
+            )
+    return worse
+
+
+def latency(model: Evidence) -> float | None:
+    """Median milliseconds at batch 1, None where nobody measured it."""
+    return next((entry.p50_ms for entry in model.latency if entry.batch == 1), None)
+
+
 def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
     missing = missing_attacks(model)
     fired = [alarm.name for alarm in model.alarms if alarm.fired]
     gain = compare(control.survived, model.survived)
     drop = control.clean.value - model.clean.value
-    latency = next((entry.p50_ms for entry in model.latency if entry.batch == 1), None)
     why = "; ".join([", ".join(missing), *model.notes]) if missing else ""
     checks = [
         _check("due attacks missing", len(missing), 0, at_most=True, text=why),
@@ -193,7 +225,7 @@ def _judge_one(model: Evidence, control: Evidence, gate: Gate) -> Judgement:
             )
         )
     if gate.max_latency_ms is not None:
-        checks.append(_check("latency p50 ms", latency, gate.max_latency_ms, at_most=True))
+        checks.append(_check("latency p50 ms", latency(model), gate.max_latency_ms, at_most=True))
     passed = all(check.passed for check in checks)
     status = "NOT EVALUATED" if missing else "passed" if passed else "failed"
     return Judgement(name=model.name, status=status, passed=passed, checks=checks)

@@ -58,14 +58,26 @@ class Folder:
         with self._naming("written", name):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write_durably(temporary, data)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
             _fsync_folder(path.parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Make `name` hold `data` if nobody else did; whether it was us."""
+        path, temporary = self.root / name, self._temporary / uuid4().hex
+        with self._naming("written", name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_durably(temporary, data)
+                os.link(temporary, path)  # unlike a rename it fails where the name is taken
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+            _fsync_folder(path.parent)
+            return True
 
     def set_aside(self, name: str) -> None:
         """Move `name` to `corrupt/`, where nothing reads it."""
@@ -98,6 +110,13 @@ class Folder:
                     path.unlink()
             except FileNotFoundError:
                 continue  # its writer has just finished
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _fsync_folder(folder: Path) -> None:

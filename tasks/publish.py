@@ -82,15 +82,26 @@ def publish(
     evidence: Artifact,
     gate: Gate,
     register_as: str | None,
+    version_of: int | None = None,
 ) -> Published:
-    """Log the run to MLflow, register and perhaps promote the winner, tell Prefect."""
+    """Log the run to MLflow, register and perhaps promote the winner, tell Prefect.
+
+    Args:
+        register_as: The registered model, if any.
+        version_of: The version that the run was about, if it is registered already.
+    """
     run = RunEvidence.model_validate_json(files["evidence.json"])
     verdict = Verdict.model_validate_json(files["verdict.json"])
     logged = tracking.log_run(run, gate, verdict, files, models, evidence.sha256)
     version: int | None = None
     aliases: list[str] = []
     winner = run.models[verdict.chosen or most_robust(run)]
-    if register_as is not None:
+    if register_as is not None and version_of is not None:
+        registered = registry.judge_version(
+            register_as, version_of, winner, run, verdict, evidence.sha256
+        )
+        version, aliases = registered.version, list(registered.aliases)
+    elif register_as is not None:
         registered = _reigning(run, winner, register_as) or registry.register(
             logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
         )

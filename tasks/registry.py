@@ -4,30 +4,31 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from hardening.deployment.lineage import belongs
-from hardening.errors import BrokenPromise, DigestError
+from hardening.errors import DigestError
 from hardening.evidence import Evidence, File, RunEvidence
 from hardening.verdict import Verdict, missing_attacks
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
 from tasks.mlflow_model import fetch
-from tasks.versions import CHAMPION, Registered, check_name, model, resolve, under_alias
+from tasks.promotion import promote, reigning
+from tasks.versions import Registered, check_name, model, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Registered", "champion", "download", "register"]
+__all__ = ["Registered", "champion", "download", "judge_version", "register"]
 
 CHALLENGER = "challenger"
 
 
 def champion(name: str) -> Registered | None:
-    """The version that is the champion of `name`; None when there is no such model or alias.
+    """The version that is the champion of `name`; None when there is no such model or champion.
 
     Raises:
         ServiceError: MLflow does not answer or refuses.
     """
     with mlflow_client() as client:
-        return under_alias(client, name, CHAMPION)
+        return reigning(client, name)
 
 
 def download(uri: str) -> bytes:
@@ -60,8 +61,7 @@ def register(
     """Make the logged file a version of `name`, and the champion if the verdict promotes it.
 
     The same file with the same evidence is registered once; it is the challenger in any case. The
-    champion is replaced only while it is the one that this run measured. A lock keeps out others
-    on this machine; for those elsewhere the alias is read back.
+    champion is replaced only while it is the one that this run measured: see `tasks.promotion`.
 
     Args:
         logged_model_uri: `models:/m-...` as `log_run` returned it.
@@ -78,19 +78,46 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        data = fetch(logged_model_uri)
-        got = hashlib.sha256(data).hexdigest()
-        if not belongs(data, evidence.file):
-            raise DigestError(
-                f"{logged_model_uri}: got sha256 {got}, expected the graph of the file "
-                f"{evidence.file.sha256} as measured"
-            )
-        tags = _tags(got, evidence, run, verdict, digest)
+        tags = _tags(_measured(logged_model_uri, evidence), evidence, run, verdict, digest)
         version = _version(client, logged_model_uri, name, tags)
-        client.set_registered_model_alias(name, CHALLENGER, str(version))
-        if verdict.passed and verdict.promote:
-            _promote(client, name, version, run)
-        return resolve(client, f"models:/{name}/{version}")
+        return _conclude(client, name, version, run, verdict)
+
+
+def judge_version(
+    name: str, version: int, evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str
+) -> Registered:
+    """Write what was measured on a version that is there already, and perhaps promote it.
+
+    Args and errors are those of `register`.
+    """
+    uri = f"models:/{name}/{version}"
+    with locked(f"registry-{name}"), mlflow_client() as client:
+        resolve(client, uri)
+        for tag, text in _tags(_measured(uri, evidence), evidence, run, verdict, digest).items():
+            client.set_model_version_tag(name, str(version), tag, text)
+        return _conclude(client, name, version, run, verdict)
+
+
+def _measured(uri: str, evidence: Evidence) -> str:
+    """The digest of the file at `uri`, which must have the graph that was measured."""
+    data = fetch(uri)
+    got = hashlib.sha256(data).hexdigest()
+    if not belongs(data, evidence.file):
+        raise DigestError(
+            f"{uri}: got sha256 {got}, expected the graph of the file "
+            f"{evidence.file.sha256} as measured"
+        )
+    return got
+
+
+def _conclude(
+    client: "MlflowClient", name: str, version: int, run: RunEvidence, verdict: Verdict
+) -> Registered:
+    client.set_registered_model_alias(name, CHALLENGER, str(version))
+    if verdict.passed and verdict.promote:
+        measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
+        promote(client, name, version, lambda found: _is_measured(found, measured), verdict.reason)
+    return resolve(client, f"models:/{name}/{version}")
 
 
 def _tags(
@@ -132,35 +159,9 @@ def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) 
     return int(client.create_model_version(name, uri, tags=tags, model_id=model_id).version)
 
 
-def _promote(client: "MlflowClient", name: str, version: int, run: RunEvidence) -> None:
-    """Move the alias, if the champion is the one that was measured or is this version already."""
-    measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
-    current = under_alias(client, name, CHAMPION)
-    if current is not None and current.version == version:
-        return
-    if not _is_measured(current, measured):
-        raise BrokenPromise(
-            f"registered model {name!r}: champion changed since the comparison, got "
-            f"{_called(current)} with sha256 {current and current.sha256}, expected the file "
-            f"that was measured as {measured and measured.sha256}; run again"
-        )
-    client.set_model_version_tag(name, str(version), "temper.replaces", _called(current))
-    client.set_registered_model_alias(name, CHAMPION, str(version))
-    after = under_alias(client, name, CHAMPION)
-    if after is None or after.version != version:
-        raise BrokenPromise(
-            f"registered model {name!r}: got {_called(after)} as champion, "
-            f"expected version {version} that was just set"
-        )
-
-
 def _is_measured(found: Registered | None, measured: File | None) -> bool:
     """Whether the champion is the measured one, or there is still none."""
     if found is None or measured is None:
         return found is None and measured is None
     graph = found.tags.get("temper.graph")
     return graph == measured.identity if graph else belongs(fetch(found.uri), measured)
-
-
-def _called(found: Registered | None) -> str:
-    return "none" if found is None else f"version {found.version}"

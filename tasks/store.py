@@ -4,6 +4,7 @@
     steps/<key>.json       one small manifest per finished step, written after its outputs
     checkpoints/<key>      where an unfinished step stands, its digest in front
     corrupt/               blobs that did not match their digest
+    ledger/<model>/<n>     who was made champion, one entry after the other: see `tasks.ledger`
 
 No locks: a write is atomic, and two writers of one blob write the same bytes.
 """
@@ -71,6 +72,9 @@ class Ground(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Make `name` hold `data`."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Make `name` hold `data` if nobody else did; whether it was us. At most one wins."""
 
     def set_aside(self, name: str) -> None:
         """Move `name` where nothing reads it."""
@@ -182,13 +186,22 @@ def open_store(uri: str) -> Store:
         ConfigError: The address is not one of these, or the folder cannot be written.
         ServiceError: The S3 server cannot be reached, refuses us, or has no such bucket.
     """
+    return Store(open_ground(uri))
+
+
+def open_ground(uri: str) -> Ground:
+    """Where the store at `uri` keeps its bytes.
+
+    Raises:
+        ConfigError, ServiceError: As `open_store`.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         bucket = Bucket(uri)
         bucket.check()
-        return Store(bucket)
+        return bucket
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        return Store(Folder(Path(url2pathname(parts.path))))
+        return Folder(Path(url2pathname(parts.path)))
     raise ConfigError(f"store: got {uri!r}, expected file:///folder or s3://bucket/prefix")
 
 

@@ -185,6 +185,12 @@ def first(place):
     return place.temper("harden", place.write())
 
 
+@pytest.fixture(scope="module")
+def own_place(tmp_path_factory):
+    """A place that the tests of one file share."""
+    return Place(tmp_path_factory.mktemp("own"))
+
+
 @pytest.fixture
 def elsewhere(tmp_path):
     """A place where nothing has run."""

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +12,7 @@ import pytest
 
 from hardening.errors import ConfigError, DigestError
 from tasks.folder import STALE
-from tasks.store import Artifact, Store, open_store
+from tasks.store import Artifact, Store, open_ground, open_store
 
 KEY = "a" * 64
 
@@ -136,6 +138,19 @@ def test_the_last_checkpoint_is_the_one_that_is_loaded(store):
     store.drop_checkpoint(KEY)
     store.drop_checkpoint(KEY)
     assert store.load_checkpoint(KEY) is None
+
+
+def test_of_many_that_create_one_name_exactly_one_succeeds(store):
+    ground = open_ground(store.uri)
+
+    for turn in range(5):
+        name = f"ledger/m/{turn}.json"
+        with ThreadPoolExecutor(8) as pool:
+            texts = [f"writer {index}".encode() for index in range(8)]
+            won = list(pool.map(partial(ground.create, name), texts))
+        assert sum(won) == 1
+        assert ground.read(name) == texts[won.index(True)]
+        assert not ground.create(name, b"too late")
 
 
 def test_a_torn_or_altered_checkpoint_counts_as_none(store):
