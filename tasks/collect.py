@@ -91,7 +91,7 @@ def collect_evidence(
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
     proofs = [Certificate(**_json(run, made)) for made in certificates]
-    sigmas = [proof.figures["sigma"] for proof in proofs if proof.method == "smoothing"]
+    sigmas = [proof.figures["sigma"] for proof in proofs if "sigma" in proof.figures]
     evidence = Evidence(
         name=name,
         role=role,
