@@ -136,13 +136,14 @@ def _proven(model: Evidence) -> list[str]:
     found = []
     for made in model.certificates:
         own = [radius for radius in made.radii if radius > 0]
-        at = f"{made.subject}, {made.norm} {numbers.radius(made.eps)}"
         if made.accuracy.correct:
-            found.append(f"{numbers.percent(made.accuracy.value)} ({at})")
+            found.append(f"{numbers.percent(made.accuracy.value)} ({made.subject})")
         elif own:
             share = numbers.percent(len(own) / len(made.radii))
-            radius = f"{made.radius_norm}, median radius {median(own):.3g}"
-            found.append(f"none at {at}; {share} within some {radius}")
+            found.append(
+                f"only in {made.radius_norm}: {share} ({made.subject}), median radius "
+                f"{median(own):.2g}"
+            )
     return found
 
 
