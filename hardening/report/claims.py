@@ -15,17 +15,17 @@ INFORMED: frozenset[Kind] = frozenset(
 
 TITLES = (
     "Defense",
-    "Mechanism",
+    "Claim",
     "Clean",
     "Naive",
     "Adaptive",
     "Worst case",
+    "Literature",
+    "Here",
+    "Seen",
     "Certified",
     "Cost",
-    "Status in the literature",
-    "Status here",
-    "Claim",
-    "Seen",
+    "Mechanism",
 )
 
 BROKEN = "BROKEN"
@@ -39,17 +39,17 @@ class Row(NamedTuple):
     """One candidate, as text in the order of `TITLES`; `status` is what is left of `declared`."""
 
     name: str
-    mechanism: str
+    claim: str
     clean: str
     naive: str
     adaptive: str
     worst: str
-    certified: str
-    cost: str
     declared: str
     status: str
-    claim: str
     seen: str
+    certified: str
+    cost: str
+    mechanism: str
 
 
 def rows(run: RunEvidence) -> list[Row]:
@@ -78,7 +78,7 @@ def meaning(run: RunEvidence) -> str:
         "does not know the defense would report. Adaptive: what stands after the attacks that "
         "follow its gradients as somebody does who knows it. Worst case: what stands after "
         "everything. Cost: training in multiples of the control's, and on this machine's clock. "
-        f"Status here is the literature's, lowered to {BROKEN} where the worst case is not better "
+        f"Here: the literature's status, lowered to {BROKEN} where the worst case is not better "
         "than the control's beyond the noise, from CERTIFIED where nothing was proven, and to "
         f"{numbers.NOT_EVALUATED} where a due attack did not run. It is never raised."
     )
@@ -107,17 +107,17 @@ def _row(run: RunEvidence, model: Evidence) -> Row:
     evaluated = not missing_attacks(model)
     return Row(
         name=model.name,
-        mechanism="; then ".join(defense.mechanism for defense in model.declared),
+        claim=model.declared[-1].claim,
         clean=numbers.percent(model.clean.value),
         naive=numbers.percent(naive.accuracy.value) if naive else numbers.NOT_MEASURED,
         adaptive=NONE if informed is None else numbers.percent(informed),
         worst=numbers.percent(model.robust.value) if evaluated else numbers.NOT_EVALUATED,
-        certified=", ".join(_proven(model)) or NONE,
-        cost=_cost(run, model),
         declared=model.declared[-1].status,
         status=status(run, model),
-        claim=model.declared[-1].claim,
         seen=_seen(run, model, informed),
+        certified=", ".join(_proven(model)) or NONE,
+        cost=_cost(run, model),
+        mechanism="; then ".join(defense.mechanism for defense in model.declared),
     )
 
 

@@ -112,7 +112,7 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
         rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
     choices = [f"{m.name}: {choice}" for m in run.models.values() for choice in m.choices]
     if choices:
-        rows.append(("Chosen", "; ".join(choices)))
+        rows.append(("Settings chosen", "; ".join(choices)))
     notes = [f"{model.name}: {note}" for model in run.models.values() for note in model.notes]
     notes += [f"{m.name} does not ship: {m.ships}" for m in run.models.values() if m.ships]
     if notes:
