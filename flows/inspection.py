@@ -41,7 +41,7 @@ class Inspection(Record):
         return all(finding.passed for finding in self.findings)
 
 
-def inspect_file(path: Path, evidence: Path | None) -> Inspection:
+def examine(path: Path, evidence: Path | None) -> Inspection:
     """Open a file as one of unknown origin, and hold it against its lineage and an evidence.
 
     Raises:

@@ -32,7 +32,7 @@ from hardening.threat import ThreatModel
 BATCH = 64
 """Images bounded together."""
 
-ROUNDING = 4e-6
+WIDER = 4e-6
 """Relative excess over eps: more than any norm's own tolerance, so that the box holds its set."""
 
 
@@ -67,7 +67,7 @@ def interval(
     model = read_model(file, name)
     contract = contract_of(model, name)
     graph = _to_the_logits(model, name)
-    box = ThreatModel(norm="linf", eps=threat.eps * (1 + ROUNDING))
+    box = ThreatModel(norm="linf", eps=threat.eps * (1 + WIDER))
     margins = []
     with log.progress("interval", len(images), "image") as advance:
         for x, y in images.batches(BATCH):

@@ -16,7 +16,7 @@ from hardening.deployment.twin import Twin
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 
-OPSET = 20
+EXPORT_OPSET = 20
 
 
 def export(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
@@ -56,7 +56,7 @@ def to_onnx(module: nn.Module, example: Tensor, ends: tuple[str, str]) -> onnx.M
             deepcopy(module).cpu(),
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=EXPORT_OPSET,
             external_data=False,
             input_names=[ends[0]],
             output_names=[ends[1]],

@@ -29,7 +29,7 @@ INTEGER = frozenset({"QuantizeLinear", "QGemm", "ConvInteger", "MatMulInteger"})
 """Operators, besides those called QLinear, whose results are integers."""
 
 
-class Layer(NamedTuple):
+class Pair(NamedTuple):
     """One tensor in both forms, as float64."""
 
     node: onnx.NodeProto
@@ -59,7 +59,7 @@ class Layer(NamedTuple):
         return f"{what}: {count} of {self.ours.numel()} values differ, by up to {self.distance:.3g}"
 
 
-def layers(twin: Twin, x: Tensor) -> list[Layer]:
+def layers(twin: Twin, x: Tensor) -> list[Pair]:
     """Tensors that both forms hold for images `x` (N, C, H, W) in [0, 1], in the graph's order.
 
     Of a quantized file these are the integers: to ask the runtime for a float between them would
@@ -89,7 +89,7 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
         mine = ours[name]
         ours[name] = floored(mine) if twin.logarithms else as_logits(mine, twin.contract, twin.name)
         theirs[name] = as_logits(theirs[name], twin.contract, twin.name)
-    return [Layer(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
+    return [Pair(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
 
 
 def prove_twin(

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.layers import Layer, layers, prove_twin
+from hardening.deployment.layers import Pair, layers, prove_twin
 from hardening.deployment.quantize import quantize_int8
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
@@ -134,9 +134,9 @@ def test_what_is_not_finite_in_one_form_alone_differs():
     node = onnx.helper.make_node("Log", ["x"], ["y"])
     fine, bad = torch.tensor([0.0, -torch.inf]), torch.tensor([torch.nan, -torch.inf])
 
-    assert Layer(node, "y", fine, bad).differs(1e-4)
-    assert Layer(node, "y", fine + 1, fine).differs(1e-4)
-    assert not Layer(node, "y", bad, bad).differs(1e-4)
+    assert Pair(node, "y", fine, bad).differs(1e-4)
+    assert Pair(node, "y", fine + 1, fine).differs(1e-4)
+    assert not Pair(node, "y", bad, bad).differs(1e-4)
 
 
 @pytest.mark.slow
