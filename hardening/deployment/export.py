@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hardening.deployment.contract import KEY
 from hardening.deployment.quiet import quiet
 from hardening.deployment.twin import Twin
-from hardening.deployment.untrusted import read_model
+from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 
 EXPORT_OPSET = 20
@@ -87,6 +87,8 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.quantization_annotation[:]
     model.metadata_props.extend(contract)
     domains = {node.domain for node in graph.node}
+    if domains & DOMAINS:
+        domains |= DOMAINS  # two spellings of one
     used = [entry for entry in model.opset_import if entry.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(used)
