@@ -10,10 +10,11 @@ import torch
 
 from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.ends import forms
+from hardening.deployment.float_form import float_form
 from hardening.deployment.session import CHUNK, Session
 from hardening.deployment.signature import name_of
 from hardening.deployment.twin import Twin, explained
-from hardening.errors import ModelError, NoTwin
+from hardening.errors import ModelError, NoFloatForm, NoTwin
 from hardening.spec import Record
 
 NO_MEMORY = re.compile(
@@ -54,6 +55,8 @@ ANY = Opening()
 def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
     """Run a session and a twin of the file as an evaluation would; the shape of the images.
 
+    Those of its float form, too, if it is an int8 file that has one.
+
     A file without a twin may pass: it can be attacked as a black box. So may one that leaves sizes
     open and takes none of those that are likely: then the shape is empty.
 
@@ -72,6 +75,7 @@ def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
             shape = _accepted(session)
         if shape:
             _try_twin(form, shape)
+            _try_float_form(session, shape)
     return shape
 
 
@@ -117,3 +121,16 @@ def _try_twin(data: bytes, shape: tuple[int, ...]) -> None:
     except NoTwin as error:
         if NO_MEMORY.search(str(error)):
             raise
+
+
+def _try_float_form(session: Session, shape: tuple[int, ...]) -> None:
+    if session.facts().precision != "int8":
+        return
+    try:
+        form = float_form(session.data)
+    except NoFloatForm as error:
+        if NO_MEMORY.search(str(error)):
+            raise
+    else:
+        _run(Session(form, threads=1), shape)
+        _try_twin(form, shape)

@@ -11,11 +11,12 @@ from onnx import numpy_helper
 
 from hardening.deployment import opening
 from hardening.deployment.contract import Contract, with_contract
+from hardening.deployment.float_form import float_form
 from hardening.deployment.opening import Opening, likely, try_out
 from hardening.deployment.sandbox import Limits, open_once
 from hardening.deployment.session import CHUNK, Session
 from hardening.deployment.twin import Twin
-from hardening.errors import ModelError
+from hardening.errors import ModelError, NoFloatForm
 
 GIB = 1 << 30
 
@@ -89,6 +90,35 @@ def test_session_and_twin_run_as_an_evaluation_runs_them(runs):
 
     assert runs["session"] == [(1, 1, 4, 4), (CHUNK, 1, 4, 4)]
     assert runs["twin"][-2:] == [((CHUNK, 1, 4, 4), False), ((8, 1, 4, 4), True)]
+
+
+QUANTIZED = parsed(
+    f"{HEAD} <float s = {{0.01}}, uint8 z = {{0}}> "
+    "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) n = Neg(d) y = Flatten(n) }"
+)
+
+
+def test_the_float_form_of_an_int8_file_is_made_and_run_there_too(runs, monkeypatch):
+    made = []
+    monkeypatch.setattr(opening, "float_form", lambda data: made.append(data) or float_form(data))
+    try_out(QUANTIZED, Opening())
+
+    assert made == [QUANTIZED]
+    assert runs["session"] == 2 * [(1, 1, 4, 4), (CHUNK, 1, 4, 4)]
+    assert runs["twin"][-2:] == [((CHUNK, 1, 4, 4), False), ((8, 1, 4, 4), True)]
+    assert len([grad for _, grad in runs["twin"] if grad]) == 2
+
+
+def test_a_file_without_a_float_form_may_pass_and_one_whose_form_swells_does_not(monkeypatch):
+    def refuses(_):
+        raise NoFloatForm(reason)
+
+    monkeypatch.setattr(opening, "float_form", refuses)
+    reason = "operator Max on integers has no float form"
+    assert try_out(QUANTIZED, Opening()) == (1, 4, 4)
+    reason = "[enforce fail] cannot allocate memory"
+    with pytest.raises(NoFloatForm, match="cannot allocate"):
+        try_out(QUANTIZED, Opening())
 
 
 @pytest.mark.parametrize(
