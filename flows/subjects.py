@@ -18,11 +18,15 @@ Role = Literal["control", "candidate", "champion"]
 
 
 class Sources(NamedTuple):
-    """What a run reads from outside, fetched and digested before anything starts."""
+    """What a run reads from outside, fetched and digested before anything starts.
+
+    `int8` are the roles of the ONNX files among it whose activations are rounded.
+    """
 
     data: Located
     model: Located | None
     champion: Artifact | None
+    int8: frozenset[Role] = frozenset()
 
 
 class Subject(NamedTuple):
@@ -30,8 +34,9 @@ class Subject(NamedTuple):
 
     `parent` is the float file that it was quantized from, or else derived from, where the run made
     it; if it was `trained` afterwards, that one has other weights, less hard ones. `float_form` is
-    made of an int8 file itself where no file with its weights is known otherwise. `module` is what
-    the file was exported from; a user's file and a champion are their own.
+    made of an int8 file itself where no file with its weights is known otherwise; a file that was
+    brought is `expected_int8` where that is known before it is inspected. `module` is what the file
+    was exported from; a user's file and a champion are their own.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Subject(NamedTuple):
     float_form: Artifact | None = None
     ships: str = ""
     module: Artifact | None = None
+    expected_int8: bool = False
 
     @property
     def parents(self) -> tuple[Artifact, ...]:
@@ -104,7 +110,7 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
         )
     if sources.champion is not None:
         subjects.append(_champion(sources.champion, subjects))
-    return subjects
+    return [subject._replace(expected_int8=subject.role in sources.int8) for subject in subjects]
 
 
 def _champion(file: Artifact, subjects: list[Subject]) -> Subject:

@@ -20,14 +20,8 @@ from hardening.deployment.contract import (
 )
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
-from hardening.deployment.shapes import serves
-from hardening.deployment.signature import (
-    check_images,
-    fixed_batch,
-    image_shape,
-    in_batches,
-    name_of,
-)
+from hardening.deployment.shapes import batch_of
+from hardening.deployment.signature import check_images, image_shape, in_batches, name_of
 from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoTwin
@@ -59,8 +53,7 @@ class Twin(nn.Module):
         self.image_shape = image_shape(model)
         self.contract = contract_of(model, self.name)
         # Most files that say a fixed batch would take any: then there is no need to go slowly.
-        fixed = fixed_batch(model)
-        self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
+        self._batch = batch_of(model, self.name)
         with explained(self.name):
             last = model.graph.output[0]
             named, last.name = last.name, answers_at(model.graph, last.name)
