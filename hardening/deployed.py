@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hardening.attack import stands
+from hardening.attack import decides, stands
 from hardening.errors import HardeningError, ModelFailure
 from hardening.threat import Model
 
@@ -52,11 +52,11 @@ class Deployed:
 
     def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each point is still classified as `y`, (B,) bool: asked where the twin doubts."""
-        right = logits.argmax(1) == y
+        right = decides(logits, y)
         doubtful = (~right).nonzero()[:, 0]
         if len(doubtful):
             answers = self.session(points[doubtful]).to(points.device)
-            right[doubtful] = answers.argmax(1) == y[doubtful]
+            right[doubtful] = decides(answers, y[doubtful])
         return right
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hardening.attack import Attack
+from hardening.attack import Attack, decides
 from hardening.data import Labelled
 from hardening.evaluation import all_logits, run_attack
 from hardening.log import Log
@@ -87,5 +87,5 @@ def _draw_closer(
     part = images.take(places.to(images.labels.device))
     x = part.floats()
     closer = threat.scaled(factor).project(x, known.x_adv[places].to(x))
-    fooled = all_logits(session, Labelled(closer, part.labels)).argmax(1) != part.labels.cpu()
+    fooled = ~decides(all_logits(session, Labelled(closer, part.labels)), part.labels.cpu())
     known.note(places[fooled], factor, closer.cpu()[fooled])
