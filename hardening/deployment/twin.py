@@ -28,6 +28,7 @@ from hardening.deployment.signature import (
     in_batches,
     name_of,
 )
+from hardening.deployment.truncation import truncations
 from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoTwin
@@ -74,7 +75,7 @@ class Twin(nn.Module):
             if self.logarithms and squashing is not None:
                 # Where the softmax itself saturates it has no gradient, and attacks would fail.
                 squashing.op_type = "LogSoftmax"
-            graph = unsigned(read_graph(model))
+            graph = truncations(unsigned(read_graph(model)))
             steps = plan(graph)
             if not steps:
                 raise ModelError("the logits do not depend on the image")
