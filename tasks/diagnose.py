@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from hardening.alarms import above_parent
-from hardening.attack import Attack
+from hardening.attack import Attack, decides
 from hardening.data import Labelled
 from hardening.deployed import Deployed
 from hardening.diagnosis.catalogue import alarm, not_run
@@ -160,7 +160,7 @@ def _led(
 
 
 def _right(target: Deployed, part: Labelled) -> Tensor:
-    return all_logits(target, part).argmax(1) == part.labels.cpu()
+    return decides(all_logits(target, part), part.labels.cpu())
 
 
 def _places(run: Run, standing: tuple[Artifact, ...]) -> set[int]:

@@ -56,8 +56,9 @@ def interval(
     set, and bounds its results: W c + b and |W| r of centre c and radius r where it is linear, its
     values at both ends where it is monotone. An image is certified if every other class stays
     below its label's: if (W_y - W_k) h + b_y - b_k > 0 over the box of the features h that the
-    last matrix product reads, or, without one, if the bounds of the logits part; a softmax or a
-    Sigmoid behind them is left out, for it keeps their order. Linf balls are boxes; other norms'
+    last matrix product reads, or, without one, if the bounds of the logits part; a
+    softmax behind them is left out, for it keeps their order; a Sigmoid is not: where it saturates
+    in float32 classes tie. Linf balls are boxes; other norms'
     balls are replaced by the box around them, which costs most of the bound. The box is cut by the
     pixel range.
 
@@ -130,7 +131,7 @@ def _margins(
 
 
 def _to_the_logits(model: onnx.ModelProto, name: str) -> Graph:
-    """The graph up to its logits: what only squashes or moves them keeps the classes' order."""
+    """The graph up to its logits: what only normalises or moves them keeps the classes' order."""
     output = model.graph.output[0]
     squashing = last_squashing(model.graph, output.name)
     if squashing is not None and _over_classes(squashing, model, name):
@@ -142,9 +143,9 @@ def _to_the_logits(model: onnx.ModelProto, name: str) -> Graph:
 
 
 def _over_classes(squashing: onnx.NodeProto, model: onnx.ModelProto, name: str) -> bool:
-    """Whether what a softmax sums over are the classes: over anything else it mixes images."""
+    """Whether it is a softmax that sums over the classes: over anything else it mixes images."""
     if squashing.op_type not in SOFTMAX:
-        return True
+        return False
     batch = fixed_batch(model) or 1
     shapes = {value.name: sizes_of(value) for value in infer(model, name, batch).graph.value_info}
     sizes = shapes.get(squashing.input[0]) or [1]

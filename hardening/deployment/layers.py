@@ -100,7 +100,7 @@ def prove_twin(
         ParityError: They differ; the text names the first node whose result does.
     """
     try:
-        return prove(name, twin, session, x, tolerance=tolerance)
+        return prove(name, twin, session.logits, x, tolerance=tolerance)
     except ParityError as error:
         raise ParityError(f"{error}; {_first(twin, session, x, tolerance)}") from error
 
@@ -114,7 +114,7 @@ def _answers(graph: onnx.GraphProto, twin: Twin) -> set[str]:
 
 @torch.no_grad()
 def _first(twin: Twin, session: Session, x: Tensor, tolerance: float) -> str:
-    ours, theirs = logits_of(twin, x), logits_of(session, x)
+    ours, theirs = logits_of(twin, x), logits_of(session.logits, x)
     distance = torch.zeros(len(x))
     if ours.shape == theirs.shape:
         distance = (ours - theirs).abs().amax(1).nan_to_num(torch.inf)

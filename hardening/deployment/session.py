@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels, K classes.
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 
 import onnx
 import onnxruntime
@@ -13,7 +14,7 @@ from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from hardening.deployment.contract import answers_at, as_logits, contract_of, prepare
+from hardening.deployment.contract import as_logits, contract_of, logits_at, prepare
 from hardening.deployment.providers import providers
 from hardening.deployment.signature import (
     check_images,
@@ -46,10 +47,11 @@ FAILURES = (
 
 
 class Session:
-    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run.
+    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run and decide.
 
-    Of a file that ends in a Sigmoid the answers are read before it (`contract.answers_at`): then
-    they run with one more output.
+    A last Sigmoid saturates. Of a file that ends in one, logits are what it reads
+    (`contract.logits_at`), made to decide as its answers do: classes that these tie are tied. What
+    it reads is asked of the same graph, running once more with that tensor as an output.
     """
 
     def __init__(self, data: bytes, *, threads: int = 0) -> None:
@@ -69,10 +71,13 @@ class Session:
         self.contract = contract_of(self._model, self.name)
         self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
-        named = graph_output(self._model).name
-        self._output = answers_at(self._model.graph, named)
-        self.squashed = self._output != named
-        self._session = start(data + self._further(), self.name, self.threads)
+        self._output = graph_output(self._model).name
+        self._session = start(data, self.name, self.threads)
+        self._unsquashed = logits_at(self._model.graph, self._output)
+        self._before = self._session
+        if self._unsquashed != self._output:
+            further = data + _output(self._unsquashed)
+            self._before = start(further, self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
@@ -80,11 +85,18 @@ class Session:
         Raises:
             ModelError: The file does not take images of this shape.
         """
-        check_images(x, self.image_shape, self.name)
-        x = x.detach().to("cpu", torch.float32)
-        if self._batch:
-            return in_batches(self._run, x, self._batch)
-        return torch.cat([self._run(part) for part in x.split(CHUNK)])
+        answers = self._in_parts(self._answers, x)
+        return answers if self._unsquashed == self._output else _deciding(self.logits(x), answers)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the twin computes: the same but for ties behind a last Sigmoid, (B, K).
+
+        Raises:
+            ModelError: The file does not take images of this shape.
+        """
+        if self._unsquashed == self._output:
+            return self(x)
+        return self._in_parts(self._read_before, x)
 
     def facts(self) -> File:
         """Identity of the bytes, and how they are run."""
@@ -103,21 +115,42 @@ class Session:
             optimization="all",
         )
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _in_parts(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        check_images(x, self.image_shape, self.name)
+        x = x.detach().to("cpu", torch.float32)
+        if self._batch:
+            return in_batches(run, x, self._batch)
+        return torch.cat([run(part) for part in x.split(CHUNK)])
+
+    def _answers(self, x: Tensor) -> Tensor:
+        return as_logits(self._run(self._session, self._output, x), self.contract, self.name)
+
+    def _read_before(self, x: Tensor) -> Tensor:
+        return self._run(self._before, self._unsquashed, x).reshape(len(x), -1)
+
+    def _run(self, session: onnxruntime.InferenceSession, output: str, x: Tensor) -> Tensor:
         fed = prepare(x, self.contract).numpy()
         try:
-            (found,) = self._session.run([self._output], {self._input: fed})
+            (found,) = session.run([output], {self._input: fed})
         except FAILURES as error:
             raise _refused(self.name, f"images {tuple(x.shape)}", error) from error
-        answers = torch.from_numpy(found)
-        return answers.flatten(1) if self.squashed else as_logits(answers, self.contract, self.name)
+        return torch.from_numpy(found)
 
-    def _further(self) -> bytes:
-        """What makes the tensor with the answers an output: messages in a row are one message."""
-        if not self.squashed:
-            return b""
-        further = onnx.GraphProto(output=[helper.make_empty_tensor_value_info(self._output)])
-        return bytes(onnx.ModelProto(graph=further).SerializeToString())
+
+def _output(name: str) -> bytes:
+    """Behind a file's bytes, an output more: protobuf messages in a row are one message."""
+    further = onnx.GraphProto(output=[helper.make_empty_tensor_value_info(name)])
+    return bytes(onnx.ModelProto(graph=further).SerializeToString())
+
+
+def _deciding(logits: Tensor, answers: Tensor) -> Tensor:
+    """`logits` (B, K) whose largest are the classes that `answers` (B, K) put first, and no other.
+
+    Nothing changes where one class is first in both.
+    """
+    highest = logits.amax(1, keepdim=True)
+    below = highest.nextafter(torch.full_like(highest, -torch.inf))
+    return torch.where(answers == answers.amax(1, keepdim=True), highest, logits.minimum(below))
 
 
 def start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

@@ -34,6 +34,10 @@ LARGEST: dict[FewBits, int] = {4: 7, 3: 3}
 
 STAIRCASES = frozenset({"Ceil", "Floor", "Round", "Sign"})
 
+FLOATS = frozenset(
+    {TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16}
+)
+
 SIZES = frozenset({"Shape", "Size"})
 """Operators that look at no value."""
 
@@ -60,10 +64,16 @@ def rounds(model: onnx.ModelProto) -> bool:
     for node in model.graph.node:
         if node.op_type in SIZES or not reached & {*node.input}:
             continue
-        if node.op_type in STAIRCASES:
+        if node.op_type in STAIRCASES or _truncates(node):
             return True
         reached |= {*node.output}
     return precision(model) == "int8"
+
+
+def _truncates(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and not any(
+        entry.name == "to" and entry.i in FLOATS for entry in node.attribute
+    )
 
 
 def store_in_4_bits(data: bytes, bits: FewBits = 4) -> bytes:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hardening.attack import decides
 from hardening.data import Labelled
 from hardening.diagnosis.answers import batch, determinism, probabilities, state
 from hardening.diagnosis.binarisation import unsolved
@@ -83,7 +84,7 @@ def diagnose(
         )
     for gate in gates:
         look_up(DIAGNOSED, gate, "gates")
-    correct = all_logits(model, images).argmax(1) == images.labels.cpu()
+    correct = decides(all_logits(model, images), images.labels.cpu())
     sample = Sample(
         model=model,
         images=images,
