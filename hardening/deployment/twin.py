@@ -21,7 +21,12 @@ from hardening.deployment.contract import (
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
 from hardening.deployment.shapes import batch_of
-from hardening.deployment.signature import check_images, image_shape, in_batches, name_of
+from hardening.deployment.signature import (
+    check_images,
+    image_shape,
+    in_batches,
+    name_of,
+)
 from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoTwin
