@@ -34,9 +34,8 @@ class Subject(NamedTuple):
 
     `parent` is the float file that it was quantized from, or else derived from, where the run made
     it; if it was `trained` afterwards, that one has other weights, less hard ones. `float_form` is
-    made of an int8 file itself where no file with its weights is known otherwise; a file that was
-    brought is `expected_int8` where that is known before it is inspected. `module` is what the file
-    was exported from; a user's file and a champion are their own.
+    made of an int8 file itself where no file with its weights is known otherwise. `module` is what
+    the file was exported from; a user's file and a champion are their own.
     """
 
     name: str
@@ -48,10 +47,11 @@ class Subject(NamedTuple):
     parent: Artifact | None
     costs: tuple[Artifact, ...]
     trained: bool = False
-    float_form: Artifact | None = None
     ships: str = ""
     module: Artifact | None = None
     expected_int8: bool = False
+    """What a file that was brought says before it is inspected."""
+    float_form: Artifact | None = None
 
     @property
     def parents(self) -> tuple[Artifact, ...]:

@@ -103,7 +103,25 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
             reason=f"{'no candidate meets' if candidates else 'control does not meet'} the gate",
         )
     chosen = max(passing, key=lambda m: (m.robust.value, m.clean.value, -m.file.bytes))
-    against, promote, reason = _challenge(chosen, run)
+    champion = next((m for m in run.models.values() if m.role == "champion"), None)
+    if champion is None:
+        against, promote, reason = None, True, f"{chosen.name} passes and there is no champion"
+    elif champion.file.identity == chosen.file.identity:
+        against, promote, reason = None, False, f"{chosen.name} is the champion already"
+    elif missing := missing_attacks(champion):
+        # What it survived is no robust accuracy: not all was tried that is due.
+        why = "; ".join([", ".join(missing), *champion.notes])
+        against, promote = None, False
+        reason = f"the champion is not evaluated, due attacks are missing: {why}"
+    else:
+        against = compare(champion.survived, chosen.survived)
+        promote = against.better
+        says = "beats" if promote else "does not beat"
+        reason = (
+            f"{chosen.name} {says} the champion on the same {run.images} images: robust accuracy "
+            f"{against.difference:+.1%} [{against.lower:+.1%}, {against.upper:+.1%}], "
+            f"p {against.p_value:.2g}"
+        )
     return Verdict(
         passed=True,
         chosen=chosen.name,
@@ -112,27 +130,6 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
         promote=promote,
         reason=reason,
     )
-
-
-def _challenge(chosen: Evidence, run: RunEvidence) -> tuple[Comparison | None, bool, str]:
-    """`chosen` against the champion of `run`: their difference, whether to promote it, and why."""
-    champion = next((m for m in run.models.values() if m.role == "champion"), None)
-    if champion is None:
-        return None, True, f"{chosen.name} passes and there is no champion"
-    if champion.file.identity == chosen.file.identity:
-        return None, False, f"{chosen.name} is the champion already"
-    if missing := missing_attacks(champion):
-        # What it survived is no robust accuracy: nobody tried what is due.
-        why = "; ".join([", ".join(missing), *champion.notes])
-        return None, False, f"the champion is not evaluated, due attacks are missing: {why}"
-    against = compare(champion.survived, chosen.survived)
-    says = "beats" if against.better else "does not beat"
-    reason = (
-        f"{chosen.name} {says} the champion on the same {run.images} images: robust accuracy "
-        f"{against.difference:+.1%} [{against.lower:+.1%}, {against.upper:+.1%}], "
-        f"p {against.p_value:.2g}"
-    )
-    return against, against.better, reason
 
 
 def missing_attacks(model: Evidence) -> list[str]:

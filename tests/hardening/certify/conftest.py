@@ -3,10 +3,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hardening.certify.interval import interval
 from hardening.data import Labelled
-from hardening.log import Silent
-from hardening.threat import ThreatModel
 
 
 class Files:
@@ -108,14 +105,6 @@ def files():
 @pytest.fixture
 def rng():
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def certify(rng):
-    def run(file, images, eps, norm="linf"):
-        return interval(file, images, ThreatModel(norm=norm, eps=eps), rng, Silent())
-
-    return run
 
 
 @pytest.fixture

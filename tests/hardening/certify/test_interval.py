@@ -7,10 +7,21 @@ import torch
 
 from attacks.apgd import apgd
 from attacks.pgd import pgd
+from hardening.certify.interval import interval
 from hardening.data import Labelled
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
+from hardening.errors import ModelError
+from hardening.log import Silent
 from hardening.threat import ThreatModel
+
+
+@pytest.fixture
+def certify(rng):
+    def run(file, images, eps, norm="linf"):
+        return interval(file, images, ThreatModel(norm=norm, eps=eps), rng, Silent())
+
+    return run
 
 
 def distances(weight, bias, images):
@@ -152,6 +163,77 @@ def test_images_are_certified_one_by_one_as_together(files, certify, rng):
         assert certify(file, images.take(torch.tensor([i])), 0.002).certified == [together[i]]
 
 
+def test_a_head_without_gemm_is_bounded_by_its_logits(files, certify, linear):
+    """Looser than the difference of its rows, but sound."""
+    weight, bias, images = linear
+    nodes = [
+        ("Flatten", "input", "flat", {}),
+        ("MatMul", "flat weight", "product", {}),
+        ("Add", "product bias", "logits", {}),
+    ]
+    constants = {"weight": weight.t().contiguous().numpy(), "bias": bias.numpy()}
+    plain = certify(files.build((3, 2, 2), 3, nodes, **constants), images, 0.02)
+    elided = certify(files.linear(weight, bias, (3, 2, 2)), images, 0.02)
+    assert 0 < sum(plain.certified) < sum(elided.certified)
+    assert all(a or not b for a, b in zip(elided.certified, plain.certified, strict=True))
+
+
+HEADS = {
+    "Gemm": [("Gemm", "flat weight bias", "z", {"transB": 1})],
+    "MatMul and Add": [("MatMul", "flat turned", "product", {}), ("Add", "product bias", "z", {})],
+    "Conv": [("Conv", "input kernel bias", "z", {})],
+    "Reshape": [
+        ("Gemm", "flat weight bias", "rows", {"transB": 1}),
+        ("Reshape", "rows column", "z", {}),
+    ],
+}
+SQUASHINGS = {
+    "softmax": [("Softmax", "z", "p", {"axis": 1})],
+    "log-softmax": [("LogSoftmax", "z", "p", {"axis": 1})],
+}
+
+
+@pytest.mark.parametrize("squashing", SQUASHINGS)
+@pytest.mark.parametrize("head", HEADS)
+def test_what_squashes_the_logits_changes_no_certificate(files, certify, linear, head, squashing):
+    """Behind every head; where there is no Gemm, bounds of the logits themselves."""
+    weight, bias, images = linear
+    constants = {
+        "weight": weight.numpy(),
+        "turned": weight.t().contiguous().numpy(),
+        "kernel": weight.view(3, 3, 2, 2).numpy(),
+        "bias": bias.numpy(),
+        "column": torch.tensor([-1, 3, 1, 1]).numpy(),
+        "row": torch.tensor([-1, 3]).numpy(),
+    }
+    start, end = ("Flatten", "input", "flat", {}), ("Reshape", "END row", "logits", {})
+
+    def built(last, name):
+        nodes = [start, *HEADS[head], *last, (end[0], end[1].replace("END", name), *end[2:])]
+        return files.build((3, 2, 2), 3, nodes, **constants)
+
+    bare = certify(built([], "z"), images, 0.01).certified
+    assert 0 < sum(bare) < len(bare)
+    assert certify(built(SQUASHINGS[squashing], "p"), images, 0.01).certified == bare
+    if head in {"Gemm", "Reshape"}:
+        assert certify(files.linear(weight, bias, (3, 2, 2)), images, 0.01).certified == bare
+
+
+def test_a_softmax_over_something_else_than_the_classes_proves_nothing(files, certify, linear):
+    """Over an axis of size 1 every class gets 1, whatever the logits say."""
+    weight, bias, images = linear
+    nodes = [
+        ("Flatten", "input", "flat", {}),
+        ("Gemm", "flat weight bias", "rows", {"transB": 1}),
+        ("Unsqueeze", "rows last", "column", {}),
+        ("Softmax", "column", "ones", {"axis": 2}),
+        ("Squeeze", "ones last", "logits", {}),
+    ]
+    constants = {"weight": weight.numpy(), "bias": bias.numpy(), "last": torch.tensor([2]).numpy()}
+    with pytest.raises(ModelError, match="operator Softmax has no interval rule"):
+        certify(files.build((3, 2, 2), 3, nodes, **constants), images, 0.01)
+
+
 def test_the_record_holds_what_was_proven(files, certify, linear):
     weight, bias, images = linear
     certificate = certify(files.linear(weight, bias, (3, 2, 2)), images, 0.02)
@@ -160,3 +242,36 @@ def test_the_record_holds_what_was_proven(files, certify, linear):
     assert certificate.abstained == [not proven for proven in certificate.certified]
     assert certificate.radii == [0.02 if proven else 0.0 for proven in certificate.certified]
     assert type(certificate).model_validate_json(certificate.model_dump_json()) == certificate
+
+
+def test_an_int8_file_is_refused_by_its_operator(files, certify):
+    images = Labelled(torch.zeros(1, 1, 2, 2), torch.tensor([0]))
+    with pytest.raises(ModelError, match=r"ONNX file .*: .*QuantizeLinear has no interval rule"):
+        certify(files.quantized(), images, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "named"),
+    [
+        ([("Softmax", "flat", "soft", {}), ("Relu", "soft", "logits", {})], "Softmax"),
+        ([("Softmax", "flat", "logits", {"axis": 0})], "Softmax"),
+        ([("Mul", "flat flat", "logits", {})], "Mul with two computed inputs"),
+        ([("Div", "one flat", "logits", {})], "Div with a computed divisor"),
+        ([("LeakyRelu", "flat", "logits", {"alpha": -0.5})], "LeakyRelu with a negative slope"),
+        ([("Gemm", "flat flat", "logits", {"transB": 1})], "Gemm with a computed weight"),
+    ],
+)
+def test_an_operator_without_a_rule_is_named(files, certify, nodes, named):
+    one = torch.ones(1).numpy()
+    nodes = [("Flatten", "input", "flat", {}), *nodes]
+    file = files.build((1, 1, 2), 2 if "Gemm" not in named else "batch", nodes, one=one)
+    images = Labelled(torch.zeros(2, 1, 1, 2), torch.tensor([0, 1]))
+    with pytest.raises(ModelError, match=f"operator {named}"):
+        certify(file, images, 0.1)
+
+
+def test_images_of_another_shape_are_refused(files, certify):
+    file = files.linear(torch.eye(2), torch.zeros(2), (1, 1, 2))
+    images = Labelled(torch.zeros(1, 1, 2, 2), torch.tensor([0]))
+    with pytest.raises(ModelError, match="got images of shape"):
+        certify(file, images, 0.1)
