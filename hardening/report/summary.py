@@ -61,7 +61,7 @@ def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
     lines = [
         f"## {'Passed' if verdict.passed else 'Failed'}: {_escape(words.headline(verdict))}",
         "",
-        _escape(f"{words.measured(run, verdict)} {words.promotion(run, verdict)}"),
+        _escape(f"{words.measured(run, verdict)} {words.promotion(verdict)}"),
         "",
         *(f"- **{term}**: {_escape(text)}" for term, text in words.tested(run)),
         "",
