@@ -112,7 +112,7 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
         # What it survived is no robust accuracy: not all was tried that is due.
         why = "; ".join([", ".join(missing), *champion.notes])
         against, promote = None, False
-        reason = f"the champion is not evaluated, due attacks are missing: {why}"
+        reason = f"the champion's robust accuracy is NOT EVALUATED, due attacks are missing: {why}"
     else:
         against = compare(champion.survived, chosen.survived)
         promote = against.better

@@ -373,7 +373,8 @@ def test_nothing_is_promoted_over_a_champion_that_was_not_evaluated(robust):
     assert (verdict.passed, verdict.chosen, verdict.promote) == (True, "a", False)
     assert verdict.against_champion is None
     assert verdict.reason == (
-        f"the champion is not evaluated, due attacks are missing: white-box; {note}"
+        "the champion's robust accuracy is NOT EVALUATED, "
+        f"due attacks are missing: white-box; {note}"
     )
 
 
