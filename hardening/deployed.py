@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hardening.attack import decides, stands
+from hardening.attack import stands
 from hardening.errors import HardeningError, ModelFailure
 from hardening.threat import Model
 
@@ -52,11 +52,12 @@ class Deployed:
 
     def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each point is still classified as `y`, (B,) bool: asked where the twin doubts."""
-        right = decides(logits, y)
+        right = stands(self.session, points, logits, y)
         doubtful = (~right).nonzero()[:, 0]
         if len(doubtful):
-            answers = self.session(points[doubtful]).to(points.device)
-            right[doubtful] = decides(answers, y[doubtful])
+            asked, labels = points[doubtful], y[doubtful]
+            answers = self.session(asked).to(points.device)
+            right[doubtful] = stands(self.session, asked, answers, labels)
         return right
 
 

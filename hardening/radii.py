@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hardening.attack import Attack, decides
+from hardening.attack import Attack
 from hardening.data import Labelled
-from hardening.evaluation import all_logits, run_attack
+from hardening.evaluation import all_stand, run_attack
 from hardening.log import Log
 from hardening.threat import Model, ThreatModel
 
@@ -87,5 +87,5 @@ def _draw_closer(
     part = images.take(places.to(images.labels.device))
     x = part.floats()
     closer = threat.scaled(factor).project(x, known.x_adv[places].to(x))
-    fooled = ~decides(all_logits(session, Labelled(closer, part.labels)), part.labels.cpu())
+    fooled = ~all_stand(session, Labelled(closer, part.labels))
     known.note(places[fooled], factor, closer.cpu()[fooled])

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from attacks import ATTACKS
 from hardening.alarms import above_parent
-from hardening.attack import Attack, decides
+from hardening.attack import Attack
 from hardening.data import Labelled
 from hardening.deployed import Deployed
 from hardening.diagnosis.catalogue import alarm, not_run
 from hardening.diagnosis.diagnose import DIAGNOSED, diagnose
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.sample import Probes
-from hardening.evaluation import all_logits, run_attack
+from hardening.evaluation import all_stand, run_attack
 from hardening.evidence import QUANTIZED, Point
 from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
@@ -114,7 +114,7 @@ def _after(
     run: Run, target: Deployed, part: Labelled, attack: Attack, threat: ThreatModel, seed: int
 ) -> Tensor:
     """Which images stand under one attack on its own, (n,) bool."""
-    standing = _right(target, part)
+    standing = all_stand(target, part)
     places = standing.nonzero()[:, 0]
     name = f"eps {threat.eps:.3g}"
     outcome = run_attack(name, attack, target, target, part, places, threat, seed, run)
@@ -136,7 +136,7 @@ def _led(
     And which of the points that these looked at fool `target`, (n,) bool: else it would be called
     harder than its parent only because less was tried against it.
     """
-    standing = _right(parent, part)
+    standing = all_stand(parent, part)
     led = torch.zeros_like(standing)
     for attack in (probes.apgd_ce, probes.apgd_margin, probes.apgd_restarts):
         places = standing.nonzero()[:, 0]
@@ -148,12 +148,8 @@ def _led(
         standing[outcome.fell] = False
         met = part.take(outcome.attacked.to(part.labels.device))
         moved = Labelled(outcome.x_adv.to(part.images.device), met.labels)
-        led[outcome.attacked] |= ~_right(target, moved)
+        led[outcome.attacked] |= ~all_stand(target, moved)
     return standing, led
-
-
-def _right(target: Deployed, part: Labelled) -> Tensor:
-    return decides(all_logits(target, part), part.labels.cpu())
 
 
 def _places(run: Run, standing: tuple[Artifact, ...]) -> set[int]:
