@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.gradient import look
 from attacks.losses import margin
 from attacks.search import streams
-from hardening.attack import Found, decides, stands
+from hardening.attack import Found, stands
 from hardening.threat import Model, ThreatModel, per_image
 
 
@@ -63,7 +63,7 @@ class Closest:
         place = torch.arange(len(self.x), device=self.x.device) if where is None else where
         self._passes[place] += 1
         y = self.y[place]
-        fooled = ~decides(logits, y)
+        fooled = logits.argmax(1) != y
         distance = self._threat.distance(self.x[place], points)
         nearer = distance < self.distance[place]
         if nearer.any():

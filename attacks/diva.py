@@ -13,7 +13,7 @@ from attacks.gradient import differentiate, draws, look
 from attacks.parameters import Count
 from attacks.pgd import TRAVEL
 from attacks.search import Search, rows
-from hardening.attack import Found, decides, describes, stands
+from hardening.attack import Found, describes, stands
 from hardening.balls import inward
 from hardening.threat import Model, ThreatModel
 
@@ -94,7 +94,7 @@ class _Pair:
         if self.parent is None:
             return stands(self.model, points, logits, y)
         own, parents = logits.chunk(2, 1)
-        return stands(self.model, points, own, y) | ~decides(parents, y)
+        return stands(self.model, points, own, y) | (parents.argmax(1) != y)
 
 
 def _probability(logits: Tensor, y: Tensor) -> Tensor:

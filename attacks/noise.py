@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks.gradient import BATCH, look
 from attacks.parameters import Count
 from attacks.search import Search, rows, streams
-from hardening.attack import Found, decides, describes
+from hardening.attack import Found, describes
 from hardening.threat import Model, ThreatModel
 
 FLOATS = 2**24
@@ -53,7 +53,7 @@ def noise(
 
 def mistaken(logits: Tensor, y: Tensor) -> Tensor:
     """One where the model does not say `y`, else zero, (B,): all that a label tells."""
-    return (~decides(logits, y)).to(logits.dtype)
+    return (logits.argmax(1) != y).to(logits.dtype)
 
 
 def _search(

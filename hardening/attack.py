@@ -94,10 +94,4 @@ def stands(model: Model, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """Whether `model`, which gave `logits` (B, K) at `points`, still says `y`, (B,) of bool."""
     if isinstance(model, Judging):
         return model.stands(points, logits, y)
-    return decides(logits, y)
-
-
-def decides(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether `logits` (B, K) are largest at `y` (B,) and nowhere else, (B,) of bool."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return logits.gather(1, y[:, None])[:, 0] > others.amax(1)
+    return logits.argmax(1) == y

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardening.attack import Attack, decides, facts, stands
+from hardening.attack import Attack, facts, stands
 from hardening.data import Labelled
 from hardening.deployed import Counted, unchanged
 from hardening.errors import DataError, ModelError, NumericsError, ThreatViolation
@@ -175,8 +175,10 @@ def _in_range(name: str, x: Tensor) -> Tensor:
 
 def _believed(leader: Model, x: Tensor, y: Tensor) -> Tensor:
     """Whether the model whose gradients lead the attack is fooled itself, (n,) bool."""
-    answers = [finite(leader(part.detach().requires_grad_()).detach()) for part in x.split(BATCH)]
-    return ~decides(torch.cat(answers), y)
+    answers = [
+        finite(leader(part.detach().requires_grad_()).detach()).argmax(1) for part in x.split(BATCH)
+    ]
+    return torch.cat(answers) != y
 
 
 def _check(name: str, threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:

@@ -12,7 +12,7 @@ from attacks.cost import cost, starts
 from attacks.gradient import draws
 from attacks.profiles import AttackSpec, kind
 from attacks.universal import fooling_rates
-from hardening.attack import decides, facts
+from hardening.attack import facts
 from hardening.data import Labelled
 from hardening.deployed import Deployed
 from hardening.deployment.session import Session
@@ -165,7 +165,7 @@ def _disagreement(
     clean = data.take(outcome.attacked.to(data.labels.device))
     moved = Labelled(outcome.x_adv.to(data.images.device), clean.labels)
     labels = [all_logits(file, clean).argmax(1) for file in (session, parent_session)]
-    right = decides(all_logits(parent_session, moved), clean.labels.cpu())
+    right = all_stand(parent_session, moved)
     return Disagreement(
         parent=parent.sha256,
         images=len(outcome.attacked),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks import ATTACKS
-from hardening.attack import decides, facts
+from hardening.attack import facts, stands
 from hardening.data import Labelled, TestData
 from hardening.deployment.float_form import float_form
 from hardening.deployment.gradients import check_gradients
@@ -76,7 +76,7 @@ def inspect_file(
         check_sizes(session, run.label, (channels, height, width))
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
-    right = decides(logits, data.test.labels)
+    right = stands(session, data.test.images, logits, data.test.labels)
     form, about_form = _float_form(session, data.test, right)
     x, parity, why = data.test.floats(), None, ""
     try:
@@ -142,7 +142,7 @@ def _float_form(session: Session, images: Labelled, right: Tensor) -> tuple[byte
         return None, str(reason)
     except NoTwin as reason:
         return None, f"{session.name}: no float form of it: {reason}"
-    agrees = decides(all_logits(Session(form), images), images.labels)[right]
+    agrees = all_stand(Session(form), images)[right]
     count = f"{int(agrees.sum())} of the {len(agrees)} images that the file gets right"
     if agrees.sum() < LEAST * len(agrees):
         return None, (

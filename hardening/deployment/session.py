@@ -88,6 +88,19 @@ class Session:
         answers = self._in_parts(self._answers, x)
         return answers if self._unsquashed == self._output else _deciding(self.logits(x), answers)
 
+    def stands(
+        self,
+        points: Tensor,  # noqa: ARG002
+        logits: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        """Whether `logits` (B, K) at `points` (B, C, H, W) say `y` and nothing else, (B,) of bool.
+
+        Which of the classes that tie is the answer is up to whoever reads it: none counts.
+        """
+        others = logits.scatter(1, y[:, None], -torch.inf)
+        return logits.gather(1, y[:, None])[:, 0] > others.amax(1)
+
     def logits(self, x: Tensor) -> Tensor:
         """What the twin computes: the same but for ties behind a last Sigmoid, (B, K).
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardening.attack import decides
 from hardening.data import Labelled
 from hardening.diagnosis.answers import batch, determinism, probabilities, state
 from hardening.diagnosis.binarisation import unsolved
@@ -15,7 +14,7 @@ from hardening.diagnosis.gradients import finite_differences, zero_gradients
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.rivals import losses, noise
 from hardening.diagnosis.sample import Probes, Sample
-from hardening.evaluation import all_logits
+from hardening.evaluation import all_stand
 from hardening.evidence import Alarm
 from hardening.log import Log
 from hardening.spec import look_up
@@ -84,7 +83,7 @@ def diagnose(
         )
     for gate in gates:
         look_up(DIAGNOSED, gate, "gates")
-    correct = decides(all_logits(model, images), images.labels.cpu())
+    correct = all_stand(model, images)
     sample = Sample(
         model=model,
         images=images,

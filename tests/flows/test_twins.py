@@ -186,6 +186,18 @@ def test_a_champion_whose_twin_differs_does_not_end_the_run(chain, broken, file)
     assert "first Relu 'Relu'" in run.models["champion"].notes[0]
 
 
+@pytest.mark.slow
+def test_a_champion_whose_gradients_are_not_finite_does_not_end_the_run(chain, file):
+    model = onnx.load_model_from_string(file)
+    model.graph.node[0].op_type = "Sqrt"  # of black pixels
+    evaluation = {"images": 20, "curve": [0.5], "attacks": ATTACKS[-1:]}
+    run, _, _ = chain(champion=model.SerializeToString(), evaluation=evaluation)
+    champion = run.models["champion"]
+
+    assert [row.name for row in champion.attacks] == ["square"]
+    assert champion.notes[0].endswith("its gradients are not finite for 20 of 20 images")
+
+
 def artifact(name):
     return Artifact(uri=f"file:///{name}", sha256=name * 64, size=1)
 

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from hardening.data import Labelled, TestData
 from hardening.data.digits import digits
 from hardening.deployment.operators import OPERATORS
-from hardening.deployment.session import Session
+from hardening.deployment.session import Session, start
 from hardening.errors import NumericsError, ParityError
 from hardening.threat import ThreatModel
 from tasks.inspect import inspect_file
@@ -154,6 +154,21 @@ def test_a_file_that_divides_zeros_by_their_length_has_a_twin(inspect):
     made, seen = inspect(model(LINEAR.replace("Abs", "LpNormalization<axis = 2>")))
     assert "no_twin" not in made
     assert seen["twin_parity"]["agreement"] == 1
+
+
+def test_what_ships_is_right_only_where_it_says_one_class(inspect):
+    """A Sigmoid that saturates says several; what it reads would be right everywhere."""
+    data = model(
+        "f = Flatten(images) z = Gemm(f, weight, large) logits = Sigmoid(z)", large=[11] * 10
+    )
+    _, seen = inspect(data)
+    x = digits(None).train.first(300).floats().numpy()
+    answers = start(data, "bare", 1).run(None, {"images": x})[0]
+    alone = (answers == answers.max(1, keepdims=True)).sum(1) == 1
+
+    assert 10 < alone.sum() < 290
+    assert seen["correct"] == alone.tolist()
+    assert seen["predictions"] == answers.argmax(1).tolist()
 
 
 ROUNDED = (

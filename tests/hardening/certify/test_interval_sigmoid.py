@@ -2,9 +2,9 @@
 
 import pytest
 
-from hardening.attack import decides
 from hardening.certify.interval import interval
 from hardening.deployment.session import Session
+from hardening.evaluation import all_stand
 from hardening.log import Silent
 from hardening.threat import ThreatModel
 
@@ -41,7 +41,7 @@ def test_a_sigmoid_that_does_not_saturate_costs_no_more_than_the_bounds_of_its_l
 def test_what_a_saturated_sigmoid_ties_is_not_certified(files, linear, certified):
     bare, squashed = built(files, linear, 1000)
     images = linear[2]
-    decided = decides(Session(squashed)(images.floats()), images.labels).tolist()
+    decided = all_stand(Session(squashed), images).tolist()
 
     assert sum(certified(bare)) > sum(decided)
     assert all(a or not b for a, b in zip(decided, certified(squashed), strict=True))

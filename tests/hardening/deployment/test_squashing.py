@@ -7,7 +7,6 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from attacks.apgd import apgd
-from hardening.attack import decides
 from hardening.data import Labelled
 from hardening.deployed import Deployed
 from hardening.deployment.contract import FLOOR, Contract, with_contract
@@ -108,7 +107,7 @@ def test_a_saturated_sigmoid_hides_no_gradients(sure, ends_in_sigmoid, tools, ou
 
 def test_what_a_saturated_sigmoid_answers_decides(ends_in_sigmoid, tools):
     """Not what it read: where classes tie, the file is right for none of them."""
-    session, x = Session(ends_in_sigmoid), tools.pictures(200)
+    session, twin, x = Session(ends_in_sigmoid), Twin(ends_in_sigmoid), tools.pictures(200)
     answers, logits = shipped(ends_in_sigmoid, x), session(x)
     first = answers == answers.amax(1, keepdim=True)
     tied = first.sum(1) > 1
@@ -117,10 +116,11 @@ def test_what_a_saturated_sigmoid_answers_decides(ends_in_sigmoid, tools):
     assert 10 < tied.sum() < 190
     assert torch.equal(logits == logits.amax(1, keepdim=True), first)
     assert torch.equal(logits[~tied], before[~tied])
-    assert torch.equal(decides(logits, before.argmax(1)), ~tied)
-    images = Labelled(x, before.argmax(1))
-    assert torch.equal(all_stand(session, images), ~tied)
-    assert torch.equal(all_stand(Deployed(session, session), images), ~tied)
+    for label in (before.argmax(1), logits.argmax(1)):
+        for model in (session, Deployed(session, session), Deployed(session, twin)):
+            assert torch.equal(all_stand(model, Labelled(x, label)), ~tied)
+    doubted = Deployed(session, twin).stands(x, -before, logits.argmax(1))
+    assert torch.equal(doubted, ~tied)
 
 
 GRIDS = {
