@@ -56,11 +56,10 @@ def interval(
     set, and bounds its results: W c + b and |W| r of centre c and radius r where it is linear, its
     values at both ends where it is monotone. An image is certified if every other class stays
     below its label's: if (W_y - W_k) h + b_y - b_k > 0 over the box of the features h that the
-    last matrix product reads, or, without one, if the bounds of the logits part; a
-    softmax behind them is left out, for it keeps their order; a Sigmoid is not: where it saturates
-    in float32 classes tie. Linf balls are boxes; other norms'
-    balls are replaced by the box around them, which costs most of the bound. The box is cut by the
-    pixel range.
+    last matrix product reads, or, without one, if the bounds of the logits part; a softmax behind
+    them is left out, for it keeps their order; a Sigmoid is not: where it saturates, classes tie.
+    Linf balls are boxes; other norms' balls are replaced by the box around them, which costs most
+    of the bound. The box is cut by the pixel range.
 
     The bounds hold for the file in float32, whatever the order of its sums: each rule adds its
     operator's largest rounding error, and computes in float64. Providers that multiply in less

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H x W pixels, K classes.
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import onnx
 import onnxruntime
@@ -74,10 +75,9 @@ class Session:
         self._output = graph_output(self._model).name
         self._session = start(data, self.name, self.threads)
         self._unsquashed = logits_at(self._model.graph, self._output)
-        self._before = self._session
+        self._before = None
         if self._unsquashed != self._output:
-            further = data + _output(self._unsquashed)
-            self._before = start(further, self.name, self.threads)
+            self._before = start(data + _output(self._unsquashed), self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
@@ -85,8 +85,21 @@ class Session:
         Raises:
             ModelError: The file does not take images of this shape.
         """
-        answers = self._in_parts(self._answers, x)
-        return answers if self._unsquashed == self._output else _deciding(self.logits(x), answers)
+        answers = self._in_parts(partial(self._run, self._session, self._output), x)
+        if self._before is None:
+            return as_logits(answers, self.contract, self.name)
+        return _deciding(self.logits(x), answers)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the twin computes: the same but for ties behind a last Sigmoid, (B, K).
+
+        Raises:
+            ModelError: The file does not take images of this shape.
+        """
+        if self._before is None:
+            return self(x)
+        run = partial(self._run, self._before, self._unsquashed)
+        return self._in_parts(run, x).reshape(len(x), -1)
 
     def stands(
         self,
@@ -100,16 +113,6 @@ class Session:
         """
         others = logits.scatter(1, y[:, None], -torch.inf)
         return logits.gather(1, y[:, None])[:, 0] > others.amax(1)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """What the twin computes: the same but for ties behind a last Sigmoid, (B, K).
-
-        Raises:
-            ModelError: The file does not take images of this shape.
-        """
-        if self._unsquashed == self._output:
-            return self(x)
-        return self._in_parts(self._read_before, x)
 
     def facts(self) -> File:
         """Identity of the bytes, and how they are run."""
@@ -134,12 +137,6 @@ class Session:
         if self._batch:
             return in_batches(run, x, self._batch)
         return torch.cat([run(part) for part in x.split(CHUNK)])
-
-    def _answers(self, x: Tensor) -> Tensor:
-        return as_logits(self._run(self._session, self._output, x), self.contract, self.name)
-
-    def _read_before(self, x: Tensor) -> Tensor:
-        return self._run(self._before, self._unsquashed, x).reshape(len(x), -1)
 
     def _run(self, session: onnxruntime.InferenceSession, output: str, x: Tensor) -> Tensor:
         fed = prepare(x, self.contract).numpy()

@@ -37,6 +37,7 @@ STAIRCASES = frozenset({"Ceil", "Floor", "Round", "Sign"})
 FLOATS = frozenset(
     {TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16}
 )
+"""Types that a Cast to them does not truncate."""
 
 SIZES = frozenset({"Shape", "Size"})
 """Operators that look at no value."""
