@@ -17,6 +17,7 @@ from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.sample import Probes
 from hardening.evaluation import Outcome, all_stand, run_attack
 from hardening.evidence import QUANTIZED, Alarm, Point
+from hardening.inside import Inside
 from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
@@ -28,10 +29,11 @@ from tasks.target import adapted, open_exact, placed
 RADII = (0.5, 1.0, 2.0)
 """Multiples of eps attacked each on its own: the accuracy may only fall (G9)."""
 
-
 UNSURE = frozenset({"G1", "G3", "G6", "G17"})
 """Gates that take it for granted that an image has one answer: of a random model they say nothing.
 """
+
+RANDOM = "the model is random on purpose"
 
 
 @measured
@@ -75,7 +77,9 @@ def diagnose_file(
         listed = [not_run(gate, limits).model_dump() for gate in DIAGNOSED]
         return {"alarms": json.dumps(listed).encode(), "radii": b"[]", "fell": b"[]"}
     probes = Probes(*(adapted(session, probe) for probe in _probes(steps)))
-    moot = UNSURE if target.draws > 1 else frozenset()
+    moot = dict.fromkeys(sorted(UNSURE), RANDOM) if target.draws > 1 else {}
+    if isinstance(session, Inside) and session.form.rejects:
+        moot["G19"] = "to be rejected is no class: see the model without its detector"
     found, fallen = diagnose(
         target,
         part,
@@ -98,7 +102,7 @@ def diagnose_file(
             entry = _evaluated_alike(stands, kept, attacked, limits)
         found.append(entry)
     found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in {*gates, *moot}]
-    found += [not_run(gate, limits, "the model is random on purpose") for gate in sorted(moot)]
+    found += [not_run(gate, limits, why) for gate, why in moot.items()]
     radii, fallen_there = _by_radius(case)
     fallen |= fallen_there
     return {
