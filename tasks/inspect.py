@@ -137,12 +137,13 @@ def _float_form(session: Session, images: Labelled, right: Tensor) -> tuple[byte
         return None, ""
     try:
         form = float_form(session.data)
-        check_gradients(Twin(form).to(device()), images.floats().to(device()))
+        with explained(session.name):
+            check_gradients(Twin(form).to(device()), images.floats().to(device()))
+        agrees = all_stand(Session(form), images)[right]
     except NoFloatForm as reason:
         return None, str(reason)
-    except NoTwin as reason:
+    except (NoTwin, NumericsError) as reason:
         return None, f"{session.name}: no float form of it: {reason}"
-    agrees = all_stand(Session(form), images)[right]
     count = f"{int(agrees.sum())} of the {len(agrees)} images that the file gets right"
     if agrees.sum() < LEAST * len(agrees):
         return None, (

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import NamedTuple
 
-from hardening.evidence import Evidence, Kind, RunEvidence
+from hardening.evidence import Evidence, Kind, RunEvidence, Status
 from hardening.report import github, numbers, summary
 from hardening.statistics import accuracy, compare
 from hardening.verdict import missing_attacks
@@ -28,7 +28,14 @@ TITLES = (
     "Mechanism",
 )
 
-BROKEN = "BROKEN"
+BROKEN: Status = "BROKEN"
+TRANSFER: Status = "TRANSFER-ONLY"
+CERTIFIED: Status = "CERTIFIED"
+NOTHING: Status = "NO DEFENSE"
+
+STRENGTH: tuple[Status, ...] = (BROKEN, TRANSFER, "AT-BASED", "SOLID", CERTIFIED)
+"""Weakest first."""
+
 NONE = "–"
 
 GAP = 0.05
@@ -78,28 +85,31 @@ def meaning(run: RunEvidence) -> str:
         "does not know the defense would report. Adaptive: what stands after the attacks that "
         "follow its gradients as somebody does who knows it. Worst case: what stands after "
         "everything. Cost: training in multiples of the control's, and on this machine's clock. "
-        f"Here: the literature's status, lowered to {BROKEN} where the worst case is not better "
-        "than the control's beyond the noise, from CERTIFIED where nothing was proven, and to "
+        "Literature: the status of a chain's weakest link. "
+        f"Here: the same, lowered to {BROKEN} where the worst case is not better "
+        f"than the control's beyond the noise (not so {TRANSFER}, which claims nothing there), "
+        f"from {CERTIFIED} where nothing was proven at the threat's radius, and to "
         f"{numbers.NOT_EVALUATED} where a due attack did not run. It is never raised."
     )
 
 
 def status(run: RunEvidence, model: Evidence) -> str:
-    """What is left of the status that the last defense of a chain declares."""
-    declared = model.declared[-1].status
+    """What is left of the status that the chain of a model declares."""
+    word = declared(model)
     if missing_attacks(model):
         return numbers.NOT_EVALUATED
-    if declared in {"BROKEN", "NO DEFENSE"}:
-        return declared
-    if declared == "CERTIFIED":
-        if _proven(model):
-            return declared
-        declared = "SOLID"
-    if declared == "TRANSFER-ONLY":
-        # It never claimed more; the attacks that would show it meet what others left.
-        return declared
+    if word in {BROKEN, NOTHING, TRANSFER}:
+        return word
+    if word == CERTIFIED and any(made.accuracy.correct for made in model.certificates):
+        return word
     better = compare(run.models["control"].survived, model.survived).better
-    return declared if better else BROKEN
+    return BROKEN if not better else "SOLID" if word == CERTIFIED else word
+
+
+def declared(model: Evidence) -> Status:
+    """What the literature holds of a chain: of its weakest link that is a defense at all."""
+    words = [defense.status for defense in model.declared]
+    return min((word for word in words if word != NOTHING), key=STRENGTH.index, default=NOTHING)
 
 
 def _row(run: RunEvidence, model: Evidence) -> Row:
@@ -112,7 +122,7 @@ def _row(run: RunEvidence, model: Evidence) -> Row:
         naive=numbers.percent(naive.accuracy.value) if naive else numbers.NOT_MEASURED,
         adaptive=NONE if informed is None else numbers.percent(informed),
         worst=numbers.percent(model.robust.value) if evaluated else numbers.NOT_EVALUATED,
-        declared=model.declared[-1].status,
+        declared=declared(model),
         status=status(run, model),
         seen=_seen(run, model, informed),
         certified=", ".join(_proven(model)) or NONE,

@@ -206,3 +206,18 @@ def test_a_file_that_rounds_finely_has_a_float_form(inspect):
     )
     assert "float_form" in made
     assert "of the 300 images that the file gets right the same label" in seen["float_form"]
+
+
+def test_a_float_form_that_cannot_be_run_is_none_and_the_run_goes_on(inspect, monkeypatch):
+    def one_at_a_time(x):
+        if len(x) > 1:
+            raise RuntimeError("one image\nat a time")
+        return x
+
+    monkeypatch.setitem(OPERATORS, "Abs", one_at_a_time)
+    body = LINEAR.replace("images", "read")
+    rounded = "q = QuantizeLinear(images, scale, zero) read = DequantizeLinear(q, scale, zero)"
+    _, seen = inspect(model(f"{rounded} {body}", scale=1 / 255, zero=0))
+
+    assert "no float form of it" in seen["float_form"]
+    assert "\n" not in seen["float_form"]
