@@ -110,7 +110,9 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
         )
     if sources.champion is not None:
         subjects.append(_champion(sources.champion, subjects))
-    return [subject._replace(expected_int8=subject.role in sources.int8) for subject in subjects]
+    # What is made of an int8 file is one.
+    origin = {"candidate": "control"}
+    return [s._replace(expected_int8=origin.get(s.role, s.role) in sources.int8) for s in subjects]
 
 
 def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
