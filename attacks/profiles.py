@@ -98,7 +98,10 @@ PROFILES: dict[str, Profile] = {
             AttackSpec(name="square", params={"queries": 5000}),
             AttackSpec(name="hopskipjump", params={"queries": 2000}, sample=10),
         ),
-        gates=("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G12", "G13", "G14", "G15", "G17"),
+        gates=(
+            *("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8"),
+            *("G12", "G13", "G14", "G15", "G17", "G19"),
+        ),
         sample=128,
         distances=256,
     ),

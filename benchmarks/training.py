@@ -12,14 +12,11 @@ falls in steps. The library is ART's `AdversarialTrainer`.
 
 import argparse
 import importlib
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,37 +24,21 @@ from torch.nn import functional as F
 
 from attacks.profiles import PROFILES, in_order
 from benchmarks.attacks import ours
+from benchmarks.starts import TASKS, Task, fresh_rng
 from benchmarks.subjects import Subject
 from defenses import DEFENSES
 from defenses.adversarial_training import worst_case
-from defenses.augment import AUGMENTATIONS, Augmentation
+from defenses.augment import AUGMENTATIONS
 from defenses.epoch import backward
 from defenses.loop import Loop
-from defenses.standard import standard
 from defenses.trainee import Trainee
-from hardening.data import Labelled, TrainingData
-from hardening.data.npz import npz
-from hardening.data.split import choose, split
 from hardening.deployment.export import export
 from hardening.log import Silent
-from hardening.models.architecture import Architecture, Classifier, build
-from hardening.models.weights import load_weights, read_state
 from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
 
 BATCH = 128
 STEPS = 7
-
-
-class Task(NamedTuple):
-    """Where everybody starts, and what is asked of them."""
-
-    start: nn.Module
-    data: TrainingData
-    test: Labelled
-    threat: ThreatModel
-    augment: Augmentation
-    rate: float
 
 
 class Told(Silent):
@@ -73,12 +54,12 @@ class Told(Silent):
 def auto(task: Task, seconds: float) -> nn.Module:
     """What the product chooses for the budget."""
     spec = Spec(name="auto", params={"minutes": seconds / 60, "augment": task.augment})
-    return bind(DEFENSES, spec)(task.start, task.data, task.threat, _rng(), Told())
+    return bind(DEFENSES, spec)(task.start, task.data, task.threat, fresh_rng(), Told())
 
 
 def plain_loop(task: Task, seconds: float) -> nn.Module:
     """PGD-7 adversarial training as in the papers, from the given weights."""
-    model, rng, data = deepcopy(task.start).train(), _rng(), task.data.train
+    model, rng, data = deepcopy(task.start).train(), fresh_rng(), task.data.train
     optimizer = torch.optim.SGD(model.parameters(), task.rate, momentum=0.9, weight_decay=2e-4)
     begin = time.process_time()
     while True:
@@ -158,62 +139,6 @@ CONTESTANTS: dict[str, Callable[[Task, float], nn.Module]] = {
 }
 
 
-def _cifar10() -> Task:
-    data, test = _data("cifar10", "")
-    architecture = Architecture(
-        name="resnet20",
-        shape=(3, 32, 32),
-        classes=10,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    )
-    weights = (Path(os.environ["TEMPER_DATA"]) / "weights" / "resnet20.pt").read_bytes()
-    model = load_weights(build(architecture, 0), read_state(weights, "weights"), "weights")
-    return Task(model, data, test, ThreatModel(norm="linf", eps=8 / 255), "shift-flip", 0.05)
-
-
-def _mnist() -> Task:
-    data, test = _data("mnist", "")
-    start = _control(data, 1, "none")
-    return Task(start, data, test, ThreatModel(norm="linf", eps=0.3), "none", 0.05)
-
-
-def _gtsrb() -> Task:
-    data, test = _data("gtsrb32", "train_labels+train_track")
-    start = _control(data, 15, "shift")
-    return Task(start, data, test, ThreatModel(norm="linf", eps=8 / 255), "shift", 0.05)
-
-
-TASKS = {"cifar10": _cifar10, "mnist": _mnist, "gtsrb": _gtsrb}
-
-
-def _control(data: TrainingData, epochs: int, augment: Augmentation) -> Classifier:
-    channels, height, width = data.train.images.shape[1:]
-    architecture = Architecture(
-        name="small_cnn",
-        params={"width": 16},
-        shape=(channels, height, width),
-        classes=len(data.classes),
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-    )
-    loop = Loop(epochs=epochs, augment=augment)
-    model = standard(build(architecture, 0), data, _rng(), Silent(), loop=loop)
-    assert isinstance(model, Classifier)
-    return model
-
-
-def _data(name: str, groups: str) -> tuple[TrainingData, Labelled]:
-    raw = npz(Path(os.environ["TEMPER_DATA"]) / f"{name}.npz", groups=groups)
-    training, held_out = split(raw, validation=0.1, test=0.3, seed=0)
-    most = min(500, len(held_out.test))
-    return training, held_out.test.take(choose(held_out, most, 0))
-
-
-def _rng() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
 def compare(task: Task, minutes: float, only: str) -> None:
     """Give everybody the same time and evaluate what they leave."""
     print(f"{'by':<14}{'CPU s':>8}{'clean':>8}{'robust':>8}{'2 SE':>7}", flush=True)
@@ -243,7 +168,7 @@ def _evaluate(task: Task, model: nn.Module) -> tuple[float, float]:
 
 def passes(task: Task, count: int) -> None:
     """Milliseconds of CPU of one training step on PGD-7, in turns: median over `count` rounds."""
-    rng, loss = _rng(), worst_case(_rng(), steps=STEPS)
+    rng, loss = fresh_rng(), worst_case(fresh_rng(), steps=STEPS)
     x, y = task.data.train.take(torch.arange(BATCH)).floats(), task.data.train.labels[:BATCH]
     trainee = Trainee.start(task.start.train(), "adamw", 5e-4, {})
     plain, bare, library = (deepcopy(task.start).train() for _ in range(3))

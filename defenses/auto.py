@@ -4,7 +4,7 @@ from math import inf
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from defenses.adversarial_training import adversarial_training
@@ -16,22 +16,51 @@ from defenses.rules import Choice, Pace, batch_size, choose
 from defenses.trades import trades
 from defenses.training import Loop
 from hardening.data import TrainingData
-from hardening.errors import ConfigError
 from hardening.log import Checkpoint, Log, Relay
+from hardening.spec import Record
 from hardening.threat import ThreatModel
 
 MULTIPLES = 40.0
 """The budget of who says none: 20 epochs of training on one step from noise."""
 
-Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Floor = Annotated[float, Field(gt=0, le=1)]
+
+
+class Budget(Record):
+    """What hardening may cost."""
+
+    multiples: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="budget in epochs of plain training: backward passes for one training image; "
+        "40 where no budget is given; looks at validation images come on top",
+    )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="budget in minutes of this machine as it is now, instead of multiples; a few "
+        "optimizer steps are timed first",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Budget":
+        if self.multiples is not None and self.minutes is not None:
+            raise ValueError(
+                f"got {self.multiples:g} multiples and {self.minutes:g} minutes, expected one of "
+                "them"
+            )
+        return self
 
 
 @declares(
     "adversarial training chosen by budget",
     due=("white-box", "gradient-free"),
     status="SOLID",
-    passes=lambda params: inf if params["minutes"] else params["multiples"] or MULTIPLES,
+    passes=lambda params: (
+        inf if params["budget"].minutes else params["budget"].multiples or MULTIPLES
+    ),
     claim="the strongest training that a budget is enough for",
 )
 def auto(
@@ -42,8 +71,7 @@ def auto(
     log: Log,
     /,
     *,
-    multiples: Budget | None = None,
-    minutes: Budget | None = None,
+    budget: Budget = Budget(),  # noqa: B008
     keep_clean: Floor | None = None,
     augment: Augmentation = "none",
 ) -> nn.Module:
@@ -53,24 +81,16 @@ def auto(
     By `multiples` it is the same everywhere, by `minutes` it depends on the machine.
 
     Args:
-        multiples: Budget in epochs of plain training: backward passes for one training image; 40
-            where no budget is given. Looks at validation images come on top.
-        minutes: Budget in minutes of this machine as it is now, instead of multiples; a few
-            optimizer steps are timed first.
         keep_clean: Go back towards the given weights until clean validation accuracy is this.
         augment: shift = random crops, shift-flip = and mirror images; whether an image may be
             mirrored is not for a rule to know.
 
     Raises:
-        ConfigError: Both budgets are given, or the budget is too small to harden.
+        ConfigError: The budget is too small to harden.
     """
-    if multiples is not None and minutes is not None:
-        raise ConfigError(
-            f"auto: got {multiples:g} multiples and {minutes:g} minutes, expected one of them"
-        )
     kept = log.restore()
     if kept is None:
-        choice = _choose(model, data, threat, multiples or MULTIPLES, minutes)
+        choice = _choose(model, data, threat, budget)
     else:
         choice = Choice.model_validate_json(kept.tensors[CHOICE].numpy().tobytes())
     log.chose(choice.text)
@@ -90,15 +110,11 @@ def auto(
     return method(model, data, threat, rng, stage, steps=choice.steps, loop=loop)
 
 
-def _choose(
-    model: nn.Module,
-    data: TrainingData,
-    threat: ThreatModel,
-    multiples: float,
-    minutes: float | None,
-) -> Choice:
+def _choose(model: nn.Module, data: TrainingData, threat: ThreatModel, budget: Budget) -> Choice:
     images, channels = data.train.images.shape[:2]
+    minutes = budget.minutes
     if minutes is None:
+        multiples = budget.multiples or MULTIPLES
         said = f"a budget of {multiples:g} epochs of plain training"
         return choose(multiples, Pace(1, 1, 0), images, channels, threat, said=said)
     size = batch_size(images)

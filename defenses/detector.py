@@ -20,7 +20,6 @@ from defenses.standard import cross_entropy
 from defenses.training import Loop, Loss, fit
 from defenses.watched import Watched, network
 from hardening.data import Labelled, TrainingData
-from hardening.errors import ConfigError
 from hardening.log import Log
 from hardening.randomness import draw_seed, seeded
 from hardening.threat import ThreatModel
@@ -29,6 +28,13 @@ Adversary = Literal["static", "dynamic"]
 
 POOLED = 8
 """Pixels a side from which on the detector halves an activation, as the paper's does."""
+
+
+class Untouched(Loop):
+    """The loop's options without those that hold back a classifier: nobody trains it."""
+
+    anchor: Literal[0] = Field(default=0, description="the classifier stays as it is")
+    keep_clean: None = Field(default=None, description="the classifier stays as it is")
 
 
 @declares(
@@ -57,7 +63,7 @@ def detector(
     steps: Count = 10,
     width: Count = 32,
     false_positives: Annotated[float, Field(gt=0, lt=1)] = 0.05,
-    loop: Loop = Loop(epochs=5, ramp=0),  # noqa: B008
+    loop: Untouched = Untouched(epochs=5, ramp=0),  # noqa: B008
 ) -> nn.Module:
     """Leave the classifier as it is; train a network on one of its activations to tell PGD images.
 
@@ -75,12 +81,7 @@ def detector(
 
     Raises:
         ModelError: The model has no activation (C, H, W) to look at, or not there.
-        ConfigError: The loop is to hold back a classifier that nobody trains.
     """
-    if loop.anchor or loop.keep_clean is not None:
-        raise ConfigError(
-            "detector: got anchor or keep_clean, expected neither: the classifier stays as it is"
-        )
     classifier = deepcopy(model).eval().requires_grad_(False)
     shape = data.train.images.shape[1:]
     path, channels, side = choose_layer(classifier, (*shape,), layer, "detector")

@@ -4,7 +4,10 @@ https://arxiv.org/abs/1904.12843.
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,11 +15,19 @@ from defenses.declaration import declares
 from defenses.scores import robust_accuracy
 from defenses.training import Loop, Loss, fit
 from hardening.data import TrainingData
-from hardening.errors import ConfigError
 from hardening.log import Log
 from hardening.threat import ThreatModel
 
-REPLAYED = Loop(epochs=5, replays=4)
+
+class Replaying(Loop):
+    """The loop's options where a batch stays in one piece."""
+
+    accumulate: Literal[1] = Field(
+        default=1, description="each part of a batch would move the same perturbation"
+    )
+
+
+REPLAYED = Replaying(epochs=5, replays=4)
 
 
 @declares(
@@ -34,19 +45,14 @@ def free(
     log: Log,
     /,
     *,
-    loop: Loop = REPLAYED,
+    loop: Replaying = REPLAYED,
 ) -> nn.Module:
     """Minimise the cross entropy on perturbed images, `replays` times each batch.
 
     The backward pass that trains the weights gives the gradient in the pixels, too, which moves
     the perturbation one step of length eps for the next time; the next batch starts from it. A
     training step costs a plain one, an epoch `replays` of them.
-
-    Raises:
-        ConfigError: `accumulate` is not 1: every part of a batch would move the same perturbation.
     """
-    if loop.accumulate != 1:
-        raise ConfigError(f"free: got accumulate {loop.accumulate}, expected 1")
     carried = torch.zeros(loop.batch_size, *data.train.images.shape[1:])
     score = robust_accuracy(threat, rng)
     return fit(

@@ -18,7 +18,7 @@ from defenses.training import Loop
 from hardening.data import Labelled, TrainingData
 from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
-from hardening.errors import BrokenPromise, ConfigError
+from hardening.errors import BrokenPromise
 from hardening.log import Log
 from hardening.spec import resolve
 from hardening.threat import ThreatModel
@@ -33,6 +33,12 @@ TRAININGS: dict[Of, Defense] = {
     "helper": helper,
 }
 """What trains from the given weights: between others' and these lies nothing of use."""
+
+
+class Dialled(Loop):
+    """The loop's options without its own way back: the defense is one, with another limit."""
+
+    keep_clean: None = Field(default=None, description="`drop` is the limit here")
 
 
 @declares(
@@ -55,7 +61,7 @@ def interpolation(
     *,
     of: Of = "n_fgsm",
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.02,
-    loop: Loop = Loop(),  # noqa: B008
+    loop: Dialled = Dialled(),  # noqa: B008
 ) -> nn.Module:
     """Train by another defense, then go back towards the given weights until accuracy is back.
 
@@ -68,13 +74,8 @@ def interpolation(
         drop: Most clean validation accuracy that hardening may cost, as a fraction.
 
     Raises:
-        ConfigError: `keep_clean` is given: it is the same dial with another limit.
         BrokenPromise: No stop but the given model keeps so much accuracy.
     """
-    if loop.keep_clean is not None:
-        raise ConfigError(
-            f"interpolation: got keep_clean {loop.keep_clean:g} beside drop, expected drop alone"
-        )
     after = TRAININGS[of](model, data, threat, rng, log, loop=loop)  # type: ignore[call-arg]
     robust = robust_accuracy(threat, rng)
     validation = data.validation.first(loop.validation_images)

@@ -24,6 +24,7 @@ from hardening.deployment.storage import store_in_4_bits
 from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
 from hardening.log import Checkpoint, Log, Progress, Relay
+from hardening.randomness import draw_seed
 from hardening.threat import ThreatModel
 
 FINE_TUNING = Loop(epochs=3, learning_rate=1e-3, ramp=0)
@@ -65,7 +66,9 @@ def quantization_aware(
         steps: Of PGD, each 2.5 eps / steps long; a training step costs steps + 1 plain ones.
         rounds: How often ranges are set and `epochs` trained.
     """
-    loss, score = worst_case(rng, steps=steps), robust_accuracy(threat, rng)
+    score = robust_accuracy(threat, rng)
+    # A round that starts after a resumption draws what it would have drawn.
+    seeds = [(draw_seed(rng), draw_seed(rng)) for _ in range(rounds)]
     kept = log.restore()
     if kept is None:
         channels, height, width = data.train.images.shape[1:]
@@ -74,16 +77,18 @@ def quantization_aware(
     else:
         parent, first = _bytes(kept, PARENT), int(kept.numbers[ROUND])
     for index in range(first, rounds):
+        ranging, own = (torch.Generator(rng.device).manual_seed(seed) for seed in seeds[index])
         if kept is not None and index == first:
             quantized = _bytes(kept, QUANTIZED)
         elif bits == 8:
-            seen = calibration(Twin(parent), data, threat, rng, calibration_images)
+            seen = calibration(Twin(parent), data, threat, ranging, calibration_images)
             quantized = quantize_int8(parent, seen, method=method)
         else:
             quantized = store_in_4_bits(parent, bits)
         stage = _Round(log, index, loop.epochs, parent, quantized, kept if index == first else None)
         start = Trainable(quantized, parent)
-        trained = fit(start, data, loss, score, rng, stage, loop=loop, threat=threat)
+        loss = worst_case(own, steps=steps)
+        trained = fit(start, data, loss, score, own, stage, loop=loop, threat=threat)
         assert isinstance(trained, Trainable)
         parent, file = trained.cpu().folded(parent), trained.file()
     log.line(f"trained in {bits} bits, {rounds} rounds: {len(parent):,} -> {len(file):,} bytes")

@@ -63,44 +63,15 @@ def fit(
             withstands more than one step.
         BrokenPromise: The model did not change, or `keep_clean` cannot be had.
     """
-    if isinstance(model, Twin):
-        trained = fit(
-            Trainable(model.data),
-            data,
-            loss,
-            score,
-            rng,
-            log,
-            loop=loop,
-            threat=threat,
-            memory=memory,
-            single_step=single_step,
-            constrain=constrain,
-            guard=guard,
-        )
-        assert isinstance(trained, Trainable)
-        return Twin(trained.cpu().file())
-    if next(model.parameters(), None) is None:
-        raise ModelError("training: got a model without trainable weights, expected some")
-    device = next(model.parameters()).device
-    train = _on(data.train, device)
-    if len(train) < 2 or not len(data.validation):
-        raise DataError(
-            f"got {len(train)} training and {len(data.validation)} validation images, "
-            "expected at least 2 and 1"
-        )
-    if loop.anchor:
-        loss = anchored(loss, model, loop.anchor)
-    validation = _choose(_on(data.validation, device), loop.validation_images, rng)
-    trainee = Trainee.start(model, loop.optimizer, loop.weight_decay, memory or {})
-    trainee.restore(log.restore(), rng)
-    classes = len(data.classes)
+    given = Trainable(model.data) if isinstance(model, Twin) else model
+    device = _device(given)
+    _check_images(data)
     task = Task(
-        given=model,
-        train=train,
-        validation=validation,
-        classes=classes,
-        loss=loss,
+        given=given,
+        train=_on(data.train, device),
+        validation=_choose(_on(data.validation, device), loop.validation_images, rng),
+        classes=len(data.classes),
+        loss=anchored(loss, given, loop.anchor) if loop.anchor else loss,
         score=score,
         rng=rng,
         log=log,
@@ -110,11 +81,33 @@ def fit(
         constrain=constrain,
         guard=guard,
     )
+    trainee = Trainee.start(given, loop.optimizer, loop.weight_decay, memory or {})
+    trainee.restore(log.restore(), rng)
     _train(trainee, task)
     after = trainee.best_model()
-    if loop.keep_clean is None:
-        return after
-    return keep_clean(model, after, validation, loop.keep_clean, log)
+    if loop.keep_clean is not None:
+        after = keep_clean(given, after, task.validation, loop.keep_clean, log)
+    return _twin_of(after) if isinstance(model, Twin) else after
+
+
+def _twin_of(trained: nn.Module) -> Twin:
+    assert isinstance(trained, Trainable)
+    return Twin(trained.cpu().file())
+
+
+def _device(model: nn.Module) -> torch.device:
+    weight = next(model.parameters(), None)
+    if weight is None:
+        raise ModelError("training: got a model without trainable weights, expected some")
+    return weight.device
+
+
+def _check_images(data: TrainingData) -> None:
+    if len(data.train) < 2 or not len(data.validation):
+        raise DataError(
+            f"got {len(data.train)} training and {len(data.validation)} validation images, "
+            "expected at least 2 and 1"
+        )
 
 
 def _train(trainee: Trainee, task: Task) -> None:

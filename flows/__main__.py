@@ -230,10 +230,10 @@ def _verdict(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from flows.inspection import inspect_file, show
+    from flows.inspection import examine, show
 
     evidence = Path(options.evidence) if options.evidence else None
-    found = inspect_file(Path(options.file), evidence)
+    found = examine(Path(options.file), evidence)
     show(found, options.json)
     return PASSED if found.passed else GATE_FAILED
 

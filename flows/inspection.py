@@ -11,7 +11,7 @@ from flows.console import read_evidence
 from hardening.deployment.anatomy import Anatomy, dissect
 from hardening.deployment.contract import Contract
 from hardening.deployment.lineage import Lineage, describe, read_lineage
-from hardening.deployment.opening import BATCHES
+from hardening.deployment.opening import BATCHES, Tried
 from hardening.deployment.untrusted import MAX_BYTES
 from hardening.errors import ModelError
 from hardening.spec import Record
@@ -27,13 +27,13 @@ class Finding(Record):
 
 
 class Inspection(Record):
-    """What `temper inspect` found; `ran` is the shape (C, H, W) of the images it was tried on."""
+    """What `temper inspect` found; `tried` are the images on which the file was run."""
 
     file: str
     lineage: Lineage | None
     findings: list[Finding]
     anatomy: Anatomy
-    ran: tuple[int, ...]
+    tried: Tried
 
     @property
     def passed(self) -> bool:
@@ -41,14 +41,14 @@ class Inspection(Record):
         return all(finding.passed for finding in self.findings)
 
 
-def inspect_file(path: Path, evidence: Path | None) -> Inspection:
+def examine(path: Path, evidence: Path | None) -> Inspection:
     """Open a file as one of unknown origin, and hold it against its lineage and an evidence.
 
     Raises:
         InputError: The file or the evidence cannot be read, or is none.
     """
     data = _read(path)
-    ran = check_foreign(data, str(path))
+    tried = check_foreign(data, str(path))
     anatomy, lineage = dissect(data, str(path)), read_lineage(data)
     findings = []
     if lineage is not None:
@@ -57,7 +57,9 @@ def inspect_file(path: Path, evidence: Path | None) -> Inspection:
         findings.append(Finding(name="graph", passed=same, text=text))
     if evidence is not None:
         findings += _hold_against(evidence, anatomy, lineage)
-    return Inspection(file=str(path), lineage=lineage, findings=findings, anatomy=anatomy, ran=ran)
+    return Inspection(
+        file=str(path), lineage=lineage, findings=findings, anatomy=anatomy, tried=tried
+    )
 
 
 def show(found: Inspection, as_json: bool) -> None:
@@ -72,10 +74,7 @@ def show(found: Inspection, as_json: bool) -> None:
         console.print(_lines(found.lineage.model_dump()))
     for finding in found.findings:
         console.print(Text(f"{'ok' if finding.passed else 'NO'}  {finding.name}: {finding.text}"))
-    tried = "no images: none of likely sizes fit what it leaves open"
-    if found.ran:
-        tried = f"{found.ran}, {' and '.join(map(str, BATCHES))} at a time"
-    console.print(_lines({**_facts(found.anatomy), "tried on": tried}))
+    console.print(_lines({**_facts(found.anatomy), "tried on": _images(found.tried)}))
 
 
 def _read(path: Path) -> bytes:
@@ -134,6 +133,12 @@ def _facts(anatomy: Anatomy) -> dict[str, str]:
         "weights": "; ".join(weights) or "none",
         **({"left in float": ", ".join(floats[:20])} if partly else {}),
     }
+
+
+def _images(tried: Tried) -> str:
+    if not tried.shape:
+        return f"no images: none of likely sizes fit what it leaves open; {tried.refusal}"
+    return f"{tried.shape}, {' and '.join(map(str, BATCHES))} at a time"
 
 
 def _contract(contract: Contract | None) -> str:

@@ -20,7 +20,7 @@ from tasks.diagnose import diagnose_file
 from tasks.inspect import check_answers, measure_file
 from tasks.naive import naive_file
 from tasks.radii import curve_file, nearest_file
-from tasks.step import Outputs, Runner
+from tasks.step import Outputs, Runner, optional
 from tasks.store import Artifact
 from tasks.survey import certify_file, survey_file
 
@@ -84,7 +84,8 @@ def _with_float_form(subject: Subject, seen: Outputs) -> Subject:
     """An int8 file without a float file of its weights gets one, made from itself."""
     if subject.same_weights is not None:
         return subject
-    return subject._replace(float_form=seen.get("float_form"))
+    form = optional(seen, "float_form", expected=subject.expected_int8)
+    return subject._replace(float_form=form)
 
 
 def longest(attacks: Sequence[AttackSpec]) -> int:

@@ -4,10 +4,12 @@ import hashlib
 from pathlib import Path
 
 from flows.config import Config
-from flows.subjects import Sources
+from flows.subjects import Role, Sources
 from hardening.deployment.contract import Contract
 from hardening.deployment.opening import Opening
+from hardening.deployment.storage import precision
 from hardening.deployment.unstamped import unstamp
+from hardening.deployment.untrusted import parse
 from hardening.errors import DigestError
 from hardening.log import Log
 from tasks import registry
@@ -27,11 +29,14 @@ def find_sources(config: Config, store: Store, log: Log) -> Sources:
     Raises:
         InputError: One of them cannot be had, or is not what its digest promises.
     """
-    return Sources(
-        data=_data(config, log),
-        model=_model(config, log),
-        champion=_champion(config, store),
-    )
+    data, model, champion = _data(config, log), _model(config, log), _champion(config, store)
+    files: dict[Role, bytes] = {}
+    if model is not None and config.model.onnx is not None:
+        files["control"] = Path(model.path).read_bytes()
+    if champion is not None:
+        files["champion"] = store.get(champion)
+    int8 = (role for role, file in files.items() if precision(parse(file, role)) == "int8")
+    return Sources(data, model, champion, frozenset(int8))
 
 
 def _data(config: Config, log: Log) -> Located:

@@ -18,11 +18,15 @@ Role = Literal["control", "candidate", "champion"]
 
 
 class Sources(NamedTuple):
-    """What a run reads from outside, fetched and digested before anything starts."""
+    """What a run reads from outside, fetched and digested before anything starts.
+
+    `int8` are the roles of the ONNX files among it whose activations are rounded.
+    """
 
     data: Located
     model: Located | None
     champion: Artifact | None
+    int8: frozenset[Role] = frozenset()
 
 
 class Subject(NamedTuple):
@@ -43,9 +47,11 @@ class Subject(NamedTuple):
     parent: Artifact | None
     costs: tuple[Artifact, ...]
     trained: bool = False
-    float_form: Artifact | None = None
     ships: str = ""
     module: Artifact | None = None
+    expected_int8: bool = False
+    """What a file that was brought says before it is inspected."""
+    float_form: Artifact | None = None
 
     @property
     def parents(self) -> tuple[Artifact, ...]:
@@ -104,7 +110,9 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
         )
     if sources.champion is not None:
         subjects.append(_champion(sources.champion, subjects))
-    return subjects
+    # What is made of an int8 file is one.
+    origin = {"candidate": "control"}
+    return [s._replace(expected_int8=origin.get(s.role, s.role) in sources.int8) for s in subjects]
 
 
 def _champion(file: Artifact, subjects: list[Subject]) -> Subject:

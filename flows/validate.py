@@ -25,6 +25,21 @@ SOURCES = ("file", "parent", "control", "robust", "ensemble", "champion")
 LAST = ("quantization", "quantization_aware", "compression", "half_precision")
 """Defenses whose result cannot be trained further."""
 
+ROUNDING = ("jpeg", "bit_depth")
+"""Defenses that pass no gradient to the pixels, until a file is made of them."""
+
+UNLED = (
+    "quantization",
+    "quantization_aware",
+    "half_precision",
+    *ROUNDING,
+    "smoothing",
+    "smooth_activation",
+    "distillation",
+    "stochastic_activation_pruning",
+)
+"""Defenses that need no gradient in the pixels of a model that is no file yet."""
+
 
 def validate(config: Config) -> None:
     """Check names and parameters against the registries.
@@ -60,7 +75,7 @@ def validate(config: Config) -> None:
         where = f"evaluation.certify.{index}"
         resolve(look_up(CERTIFIERS, method.name, where), method.params, where)
     for name, chain in config.candidates.items():
-        _validate_chain(name, list(chain))
+        _validate_chain(name, list(chain), file=config.model.onnx is not None)
 
 
 def cautions(config: Config) -> list[str]:
@@ -100,7 +115,8 @@ def _validate_attack(config: Config, attack: AttackSpec, where: str) -> None:
         resolve(look_up(WRAPPERS, wrapper.name, place), wrapper.params, place)
 
 
-def _validate_chain(name: str, chain: list[Spec]) -> None:
+def _validate_chain(name: str, chain: list[Spec], *, file: bool) -> None:
+    rounding = ""
     for index, defense in enumerate(chain):
         where = f"candidates.{name}.{index}"
         resolve(look_up(DEFENSES, defense.name, where), defense.params, where)
@@ -110,3 +126,10 @@ def _validate_chain(name: str, chain: list[Spec]) -> None:
                 f"{where}: got {defense.name} before {chain[index + 1].name}, expected it last: "
                 "what follows could not train what it gives"
             )
+        if rounding and defense.name not in UNLED and not file:
+            raise ConfigError(
+                f"{where}: got {defense.name} after {rounding}, expected it before: {rounding} "
+                "passes no gradient to the pixels, so training would meet no attack"
+            )
+        if defense.name in ROUNDING:
+            rounding = defense.name

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 
-ROUNDING = 1e-6
+SLACK = 1e-6
 """Relative excess over the radius that float32 rounding may leave in any norm but Linf."""
 
 SPREAD = 0.05
@@ -228,7 +228,7 @@ def _sample_l0(x: Tensor, radius: float, rng: torch.Generator) -> Tensor:
 
 def _within(size: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, radius: float) -> Tensor:
     in_range = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-    return in_range & (size(x_adv.double() - x.double()) <= radius * (1 + ROUNDING))
+    return in_range & (size(x_adv.double() - x.double()) <= radius * (1 + SLACK))
 
 
 def _straight(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hardening.attack import stands
+from hardening.attack import Judging, stands
 from hardening.errors import HardeningError, ModelFailure
 from hardening.threat import Model
 
@@ -53,12 +53,14 @@ class Deployed:
 
     def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
         """Whether each point is still classified as `y`, (B,) bool: asked where the twin doubts."""
-        right = stands(self.twin, points, logits, y)
+        # A twin that judges for itself says first; else what the session would make of its logits.
+        judge = self.twin if isinstance(self.twin, Judging) else self.session
+        right = stands(judge, points, logits, y)
         doubtful = (~right).nonzero()[:, 0]
         if len(doubtful):
-            asked = points[doubtful]
+            asked, labels = points[doubtful], y[doubtful]
             answers = self.session(asked).to(points.device)
-            right[doubtful] = stands(self.session, asked, answers, y[doubtful])
+            right[doubtful] = stands(self.session, asked, answers, labels)
         return right
 
 

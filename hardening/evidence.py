@@ -4,168 +4,53 @@ A verdict is a pure function of it. Accuracies are fractions in [0, 1]; times ar
 name says otherwise; per-image lists are in the order of the evaluated test images.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import Field, JsonValue
 
+from hardening.outcomes import (
+    Accuracy,
+    AttackRow,
+    Disagreement,
+    Distances,
+    Example,
+    Fooling,
+    Kind,
+    Params,
+    Point,
+)
+from hardening.shipped import QUANTIZED, File, Latency, Memory, Parity, Precision
 from hardening.spec import Record
 from hardening.threat import Norm, ThreatModel
 
-SCHEMA_VERSION: Literal[2] = 2
-
-Kind = Literal[
-    "white-box",
-    "straight-through",
-    "expectation",
-    "bpda",
-    "joint",
-    "transfer",
-    "differential",
-    "gradient-free",
+__all__ = [
+    "QUANTIZED",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "Alarm",
+    "AttackRow",
+    "Certificate",
+    "ChecklistItem",
+    "DataFacts",
+    "Decision",
+    "Disagreement",
+    "Distances",
+    "Evidence",
+    "Example",
+    "File",
+    "Fooling",
+    "Kind",
+    "Latency",
+    "Memory",
+    "Params",
+    "Parity",
+    "Point",
+    "Precision",
+    "RunEvidence",
+    "Survey",
 ]
-"""How an attack gets at a model; a defense names the kinds that are due against it."""
 
-
-Precision = Literal["float32", "float16", "int8", "int4"]
-"""Of a file: int8 ones compute with integers, float16 and int4 ones only store weights so."""
-
-QUANTIZED: frozenset[Precision] = frozenset({"int8", "int4"})
-"""What was rounded enough to answer differently from the float32 file it was made from."""
-
-
-def _listed(value: object) -> object:
-    """A default may be a tuple; JSON has lists alone."""
-    if isinstance(value, dict):
-        return {key: _listed(inner) for key, inner in value.items()}
-    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-Params = Annotated[dict[str, JsonValue], BeforeValidator(_listed)]
-"""Hyper-parameters as they were resolved."""
-
-
-class Accuracy(Record):
-    """`correct` of `images`, with a 95 % Wilson interval."""
-
-    correct: int
-    images: int
-    value: float
-    lower: float
-    upper: float
-
-
-class Fooling(Record):
-    """Shares of the images that were right whose label changes.
-
-    Under one perturbation for all, fitted on other images, and under random noise of the same norm.
-    """
-
-    images: int
-    universal: float
-    noise: float
-
-
-class Disagreement(Record):
-    """How far a quantized file parts from its float32 `parent` (a digest), both run as sessions.
-
-    Of `images`, `flips` get another label as they are, and `evasive` ones were moved, within the
-    threat model, to where the file is wrong and its parent right.
-    """
-
-    parent: str
-    images: int
-    flips: int
-    evasive: int
-
-
-class AttackRow(Record):
-    """What one attack achieved on the file, every success confirmed by the session.
-
-    Attacks run one after the other, each on the images that still stand: gradients first, then
-    transfer, then attacks without gradients. So what falls to a row had withstood those above it.
-    `source` names the model whose gradients or scores led the attack: `file` (its twin) or another
-    one. `fell` are the images that fell to it, `step` the forward passes each had seen by then
-    and `distance` how far each was moved. `accuracy` is what stands after it, of all images.
-    A `sampled` row is a detector: in some shard it met only a sample of the images that stood, none
-    of which fell there.
-    `unconfirmed` images fool the source and not the session; `lost_in_8_bits` are those that fell
-    and would not have when stored with 8 bits a channel. Passes are per attacked image:
-    `budget_forwards` and `budget_backwards` for one that never falls, `forwards` and `backwards`
-    as spent. The budget is shared among `starts` searches: restarts, times classes aimed at;
-    in it, the draws that make one answer of a random model count as one pass.
-    """
-
-    name: str
-    attack: str
-    params: Params
-    source: str
-    through: list[dict[str, JsonValue]] = Field(default_factory=list)
-    kind: Kind
-    accuracy: Accuracy
-    attacked: int
-    sampled: bool
-    fell: list[int]
-    step: list[int]
-    distance: list[float]
-    unconfirmed: int
-    lost_in_8_bits: int
-    fooling: Fooling | None = None
-    disagreement: Disagreement | None = None
-    forwards: float
-    backwards: float
-    budget_forwards: int
-    budget_backwards: int
-    starts: int = 1
-    seconds: float
-    adversarial: list[str]
-
-
-class Point(Record):
-    """One point of the curve: robust accuracy at `eps`, successes carried upward.
-
-    The last point of a curve is `unbounded`: any change within the pixel range.
-    """
-
-    eps: float
-    accuracy: Accuracy
-    unbounded: bool = False
-
-
-class Latency(Record):
-    """Milliseconds per call of the session at one batch size, on one thread."""
-
-    batch: int
-    p50_ms: float
-    p95_ms: float
-    images_per_second: float | None = None
-
-
-class Memory(Record):
-    """What a process that runs the file on one thread needs for it at most, in bytes.
-
-    The rise of its resident memory from before it loads the file to the peak, with `batch` images
-    in a call.
-    """
-
-    batch: int
-    peak_bytes: int
-
-
-class Parity(Record):
-    """How far two forms of one model are apart on `images` inputs.
-
-    Of these, `random` ones are uniform noise in [0, 1] and `adversarial` ones were made through a
-    twin within the threat model; the others are clean. `near_ties` are inputs whose two top logits
-    are closer than twice the largest difference among inputs of their kind; only they may disagree.
-    """
-
-    images: int
-    random: int = 0
-    adversarial: int = 0
-    max_difference: float
-    scale: float
-    agreement: float
-    near_ties: int
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class Alarm(Record):
@@ -196,54 +81,6 @@ class ChecklistItem(Record):
     text: str
 
 
-class File(Record):
-    """The file that ships: identity and how it was run.
-
-    `sha256` is that of the attacked bytes, `graph_sha256` that of their graph, which is also that
-    of the shipped file: its metadata tell what was measured. Evidence older than it has none.
-    `rounds` says that something made of the image is rounded on the way to the logits.
-    """
-
-    sha256: str
-    graph_sha256: str = ""
-    bytes: int
-    precision: Precision
-    rounds: bool = False
-    opset: int
-    operators: dict[str, int]
-    providers: list[str]
-    threads: int
-    optimization: str
-
-    @property
-    def identity(self) -> str:
-        """What two files have in common that compute the same."""
-        return self.graph_sha256 or self.sha256
-
-    @property
-    def gradients(self) -> Kind:
-        """The kind of an attack that follows the file's own gradients.
-
-        Those of a rounding are a stand-in: what makes it quantized or, in a float file, what a
-        defense has put there, is passed by.
-        """
-        if self.precision in QUANTIZED:
-            return "straight-through"
-        return "bpda" if self.rounds else "white-box"
-
-
-class Example(Record):
-    """One adversarial image of the gallery: indices into the evaluated images, and labels."""
-
-    index: int
-    attack: str
-    label: int
-    clean_prediction: int
-    clean_confidence: float
-    adversarial_prediction: int
-    adversarial_confidence: float
-
-
 class Certificate(Record):
     """A lower bound of robust accuracy that no attack can undercut.
 
@@ -265,18 +102,6 @@ class Certificate(Record):
     radius_norm: Norm
     radii: list[float]
     figures: dict[str, float]
-
-
-class Distances(Record):
-    """How far the nearest adversarial image found is, per image of a sample: none where unknown.
-
-    0 for an image that is wrong as it is. An upper bound on the true distance, in the threat's
-    norm.
-    """
-
-    attack: str
-    params: Params
-    values: list[float | None]
 
 
 class Survey(Record):

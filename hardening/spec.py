@@ -88,15 +88,15 @@ def resolve(
         __config__=ConfigDict(extra="forbid", validate_default=True),
         **{name: (field.annotation, field) for name, field in fields.items()},  # type: ignore[call-overload]
     )
+    groups = _groups(function)
     try:
         flat = dict(schema(**params))
+        grouped = {
+            name: type(default)(**{field: flat.pop(field) for field in type(default).model_fields})
+            for name, default in groups.items()
+        }
     except ValidationError as error:
         raise ConfigError(one_line(error, place)) from error
-    groups = _groups(function)
-    grouped = {
-        name: type(default)(**{field: flat.pop(field) for field in type(default).model_fields})
-        for name, default in groups.items()
-    }
     return {**flat, **grouped}
 
 

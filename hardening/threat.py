@@ -98,7 +98,7 @@ class ThreatModel(BaseModel):
         """Whether each image lies in the set, (B,) of bool.
 
         Linf is checked bit for bit against the float32 bounds that `project` uses, the other norms
-        to `ROUNDING`. NaN lies nowhere.
+        to `SLACK`. NaN lies nowhere.
         """
         return self._ball.contains(x, x_adv, self.eps)
 

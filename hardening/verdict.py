@@ -112,6 +112,11 @@ def judge(run: RunEvidence, gate: Gate) -> Verdict:
         against, promote, reason = None, True, f"{chosen.name} passes and there is no champion"
     elif champion.file.identity == chosen.file.identity:
         against, promote, reason = None, False, f"{chosen.name} is the champion already"
+    elif missing := missing_attacks(champion):
+        # What it survived is no robust accuracy: not all was tried that is due.
+        why = "; ".join([", ".join(missing), *champion.notes])
+        against, promote = None, False
+        reason = f"the champion's robust accuracy is NOT EVALUATED, due attacks are missing: {why}"
     else:
         against = compare(champion.survived, chosen.survived)
         worse = _inferior(champion, chosen, gate)

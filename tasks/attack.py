@@ -165,7 +165,7 @@ def _disagreement(
     clean = data.take(outcome.attacked.to(data.labels.device))
     moved = Labelled(outcome.x_adv.to(data.images.device), clean.labels)
     labels = [all_logits(file, clean).argmax(1) for file in (session, parent_session)]
-    right = all_logits(parent_session, moved).argmax(1) == clean.labels.cpu()
+    right = all_stand(parent_session, moved)
     return Disagreement(
         parent=parent.sha256,
         images=len(outcome.attacked),

@@ -91,7 +91,7 @@ def collect_evidence(
     ]
     everything = threat.unbounded(read_images(run, images).test.images.shape[1:])
     proofs = [Certificate(**_json(run, made)) for made in certificates]
-    sigmas = [proof.figures["sigma"] for proof in proofs if proof.method == "smoothing"]
+    sigmas = [proof.figures["sigma"] for proof in proofs if "sigma" in proof.figures]
     evidence = Evidence(
         name=name,
         role=role,
@@ -196,18 +196,23 @@ def _examples(
     shards: tuple[tuple[dict[str, Artifact], ...], ...],
 ) -> list[Example]:
     """The first images that were right and fell, one of each class."""
-    labels = read_images(run, images).test.labels.tolist()
+    labels = read_images(run, images).test.labels
     found: dict[int, Example] = {}
     for made in (made for parts in shards for made in parts):
         part, fallen = _part(run, made), load_tensors(run.read(made["adversarial"]))
-        sure, said = fallen["logits"].softmax(1).max(1)
-        answers = zip(fallen["index"].tolist(), said.tolist(), sure.tolist(), strict=True)
+        # What ties with the label has fallen: another class is what is shown.
+        places = fallen["index"].long()
+        probabilities = fallen["logits"].softmax(1)
+        right = labels[places][:, None]
+        sure, said = probabilities.scatter(1, right, -1.0).max(1)
+        answers = zip(places.tolist(), said.tolist(), sure.tolist(), strict=True)
         for index, prediction, confidence in answers:
-            if labels[index] not in found:
-                found[labels[index]] = Example(
+            label = int(labels[index])
+            if label not in found:
+                found[label] = Example(
                     index=index,
                     attack=part.name,
-                    label=labels[index],
+                    label=label,
                     clean_prediction=clean["predictions"][index],
                     clean_confidence=clean["confidences"][index],
                     adversarial_prediction=prediction,

@@ -1,6 +1,7 @@
 """The step that looks for masked gradients on a sample of the images."""
 
 import json
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from hardening.diagnosis.catalogue import alarm, not_run
 from hardening.diagnosis.diagnose import DIAGNOSED, diagnose
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.sample import Probes
-from hardening.evaluation import all_logits, run_attack
-from hardening.evidence import QUANTIZED, Point
+from hardening.evaluation import Outcome, all_stand, run_attack
+from hardening.evidence import QUANTIZED, Alarm, Point
+from hardening.inside import Inside
 from hardening.spec import Spec, bind
 from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
@@ -27,10 +29,11 @@ from tasks.target import adapted, open_exact, placed
 RADII = (0.5, 1.0, 2.0)
 """Multiples of eps attacked each on its own: the accuracy may only fall (G9)."""
 
-
 UNSURE = frozenset({"G1", "G3", "G6", "G17"})
 """Gates that take it for granted that an image has one answer: of a random model they say nothing.
 """
+
+RANDOM = "the model is random on purpose"
 
 
 @measured
@@ -74,7 +77,9 @@ def diagnose_file(
         listed = [not_run(gate, limits).model_dump() for gate in DIAGNOSED]
         return {"alarms": json.dumps(listed).encode(), "radii": b"[]", "fell": b"[]"}
     probes = Probes(*(adapted(session, probe) for probe in _probes(steps)))
-    moot = UNSURE if target.draws > 1 else frozenset()
+    moot = dict.fromkeys(sorted(UNSURE), RANDOM) if target.draws > 1 else {}
+    if isinstance(session, Inside) and session.form.rejects:
+        moot["G19"] = "to be rejected is no class: see the model without its detector"
     found, fallen = diagnose(
         target,
         part,
@@ -87,29 +92,19 @@ def diagnose_file(
         run,
         exact_gradients=not session.facts().rounds,
     )
+    case = _Case(run, target, part, probes, threat, seed)
     if session.facts().precision in QUANTIZED:
-        if parent is None:
-            found.append(
-                alarm("int8", None, 0, limits, "no float32 file of its weights is in this run")
-            )
-        elif parent_standing:
-            kept = _places(run, parent_standing)
-            found.append(above_parent(len(stands), len(kept), attacked, "evaluated alike", limits))
-        else:
-            _, float_target = open_exact(run, parent, None)
-            kept_parent, led = _led(run, float_target, target, part, probes, threat, seed)
+        if parent is not None and not parent_standing:
+            entry, led = _beside_parent(case, parent, survivors & ~fallen, limits)
             fallen |= led
-            counts = int((survivors & ~fallen).sum()), int(kept_parent.sum())
-            found.append(above_parent(*counts, len(part), "attacked by three attacks", limits))
+        else:
+            kept = None if parent is None else _places(run, parent_standing)
+            entry = _evaluated_alike(stands, kept, attacked, limits)
+        found.append(entry)
     found += [not_run(gate, limits) for gate in DIAGNOSED if gate not in {*gates, *moot}]
-    found += [not_run(gate, limits, "the model is random on purpose") for gate in sorted(moot)]
-    radii = []
-    for factor in RADII:
-        at = threat.scaled(factor)
-        standing_there = _after(run, target, part, probes.apgd_margin, at, seed)
-        radii.append(Point(eps=at.eps, accuracy=accuracy(standing_there.tolist())))
-        if factor <= 1:
-            fallen |= ~standing_there
+    found += [not_run(gate, limits, why) for gate, why in moot.items()]
+    radii, fallen_there = _by_radius(case)
+    fallen |= fallen_there
     return {
         "fell": json.dumps((fallen & survivors).nonzero()[:, 0].tolist()).encode(),
         "alarms": json.dumps([alarm.model_dump() for alarm in found]).encode(),
@@ -117,50 +112,67 @@ def diagnose_file(
     }
 
 
-def _after(
-    run: Run, target: Deployed, part: Labelled, attack: Attack, threat: ThreatModel, seed: int
-) -> Tensor:
-    """Which images stand under one attack on its own, (n,) bool."""
-    standing = _right(target, part)
-    places = standing.nonzero()[:, 0]
-    name = f"eps {threat.eps:.3g}"
-    outcome = run_attack(name, attack, target, target, part, places, threat, seed, run)
-    standing[outcome.fell] = False
-    return standing
+class _Case(NamedTuple):
+    """The sample of a file, and how it is attacked."""
+
+    run: Run
+    target: Deployed
+    part: Labelled
+    probes: Probes
+    threat: ThreatModel
+    seed: int
+
+    def attack(self, name: str, attack: Attack, model: Deployed, standing: Tensor) -> Outcome:
+        """Attack `model` where it still stands, (n,) bool; what falls stands there no more."""
+        places = standing.nonzero()[:, 0]
+        threat, seed = self.threat, self.seed
+        outcome = run_attack(name, attack, model, model, self.part, places, threat, seed, self.run)
+        standing[outcome.fell] = False
+        return outcome
 
 
-def _led(
-    run: Run,
-    parent: Deployed,
-    target: Deployed,
-    part: Labelled,
-    probes: Probes,
-    threat: ThreatModel,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Which images a float parent keeps under three attacks, (n,) bool.
+def _by_radius(case: _Case) -> tuple[list[Point], Tensor]:
+    """The accuracy at each of `RADII`, and which images fell at one within eps, (n,) bool."""
+    radii, fallen = [], torch.zeros(len(case.part), dtype=torch.bool)
+    for factor in RADII:
+        at = case._replace(threat=case.threat.scaled(factor))
+        standing = all_stand(case.target, case.part)
+        at.attack(f"eps {at.threat.eps:.3g}", case.probes.apgd_margin, case.target, standing)
+        radii.append(Point(eps=at.threat.eps, accuracy=accuracy(standing.tolist())))
+        if factor <= 1:
+            fallen |= ~standing
+    return radii, fallen
 
-    And which of the points that these looked at fool `target`, (n,) bool: else it would be called
+
+def _evaluated_alike(
+    stands: set[int], kept: set[int] | None, attacked: int, limits: Limits
+) -> Alarm:
+    """What stands of a quantized file beside what its float parent kept in the same run, if any."""
+    if kept is None:
+        return alarm("int8", None, 0, limits, "no float32 file of its weights is in this run")
+    return above_parent(len(stands), len(kept), attacked, "evaluated alike", limits)
+
+
+def _beside_parent(
+    case: _Case, parent: Artifact, survivors: Tensor, limits: Limits
+) -> tuple[Alarm, Tensor]:
+    """The same where the run does not evaluate the parent: it meets three attacks here.
+
+    And which of the points that these looked at fool the file, (n,) bool: else it would be called
     harder than its parent only because less was tried against it.
     """
-    standing = _right(parent, part)
+    _, model = open_exact(case.run, parent, None)
+    standing = all_stand(model, case.part)
     led = torch.zeros_like(standing)
-    for attack in (probes.apgd_ce, probes.apgd_margin, probes.apgd_restarts):
-        places = standing.nonzero()[:, 0]
-        if not len(places):
+    for attack in (case.probes.apgd_ce, case.probes.apgd_margin, case.probes.apgd_restarts):
+        if not standing.any():
             break
-        outcome = run_attack(
-            "float parent", attack, parent, parent, part, places, threat, seed, run
-        )
-        standing[outcome.fell] = False
-        met = part.take(outcome.attacked.to(part.labels.device))
-        moved = Labelled(outcome.x_adv.to(part.images.device), met.labels)
-        led[outcome.attacked] |= ~_right(target, moved)
-    return standing, led
-
-
-def _right(target: Deployed, part: Labelled) -> Tensor:
-    return all_logits(target, part).argmax(1) == part.labels.cpu()
+        outcome = case.attack("float parent", attack, model, standing)
+        met = case.part.take(outcome.attacked.to(case.part.labels.device))
+        moved = Labelled(outcome.x_adv.to(case.part.images.device), met.labels)
+        led[outcome.attacked] |= ~all_stand(case.target, moved)
+    kept = int((survivors & ~led).sum()), int(standing.sum())
+    return above_parent(*kept, len(case.part), "attacked by three attacks", limits), led
 
 
 def _places(run: Run, standing: tuple[Artifact, ...]) -> set[int]:

@@ -4,15 +4,15 @@ import hashlib
 import json
 
 from hardening.deployment.contract import Contract
-from hardening.deployment.opening import ANY, Opening
+from hardening.deployment.opening import ANY, Opening, Tried
 from hardening.deployment.sandbox import Limits, open_once
 from hardening.deployment.session import Session
 from tasks.code import code_digest, library_versions
 from tasks.settings import home, open_limits
 
 
-def check_foreign(data: bytes, name: str, what: Opening = ANY) -> tuple[int, ...]:
-    """Open ONNX `data` once by the limits of `tasks.settings`; the shape of the images it ran.
+def check_foreign(data: bytes, name: str, what: Opening = ANY) -> Tried:
+    """Open ONNX `data` once by the limits of `tasks.settings`; what it ran.
 
     That it went well is remembered under its digest. It is opened again when the code that opens
     it or a library has changed, and for another contract or another shape.
@@ -31,11 +31,11 @@ def check_foreign(data: bytes, name: str, what: Opening = ANY) -> tuple[int, ...
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     opened = home() / "opened" / key
     if opened.exists():
-        return tuple(map(int, opened.read_text().split()))
-    ran = open_once(data, name, what, limits)
+        return Tried.model_validate_json(opened.read_bytes())
+    tried = open_once(data, name, what, limits)
     opened.parent.mkdir(parents=True, exist_ok=True)
-    opened.write_text(" ".join(map(str, ran)))
-    return ran
+    opened.write_text(tried.model_dump_json())
+    return tried
 
 
 def check_sizes(session: Session, name: str, shape: tuple[int, int, int]) -> None:

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from attacks import ATTACKS
-from hardening.attack import facts
+from hardening.attack import facts, stands
 from hardening.data import Labelled, TestData
 from hardening.deployment.float_form import float_form
+from hardening.deployment.gradients import check_gradients
 from hardening.deployment.layers import prove_twin
 from hardening.deployment.measure import latency, latency_inside, memory
 from hardening.deployment.parity import logits_of, together
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin, explained
-from hardening.errors import ModelError, NoFloatForm, NoTwin, ParityError
+from hardening.errors import ModelError, NoFloatForm, NoTwin, NumericsError, ParityError
 from hardening.evaluation import all_logits, all_stand, check_logits, generator
 from hardening.evidence import File, Parity
 from hardening.inside import Inside
@@ -33,6 +34,9 @@ PROBES = 256
 
 STEPS = 5
 """Of the attack that makes the adversarial ones."""
+
+LEAST = 0.5
+"""Of the images that an int8 file gets right, the share that its float form must get right, too."""
 
 
 @measured
@@ -55,12 +59,13 @@ def inspect_file(
     Args:
         threat: Within which adversarial images are made through the twin: it is held against the
             session on these, on clean ones and on uniformly random ones.
-        brought: The file is not an export of ours. If its twin computes something else it has
-            none, and is attacked as a black box.
+        brought: The file is not an export of ours. If its twin computes something else, or has no
+            gradients to follow, it has none, and is attacked as a black box.
 
     Raises:
         ParityError: The twin of an export of ours computes something else; the text names the
             first node that differs.
+        NumericsError: A logit of the file, or a gradient of an export of ours, is not finite.
     """
     data, file = read_images(run, images), run.read(onnx)
     session = open_session(file)
@@ -71,20 +76,23 @@ def inspect_file(
         check_sizes(session, run.label, (channels, height, width))
     logits = all_logits(session, data.test)
     check_logits(run.label, logits, len(data.classes))
-    form, about_form = _float_form(session, data.test, logits)
-    parity, why = None, ""
+    right = stands(session, data.test.images, logits, data.test.labels)
+    form, about_form = _float_form(session, data.test, right)
+    x, parity, why = data.test.floats(), None, ""
     try:
         with explained(session.name) if brought else nullcontext():
-            parity = _prove(session, data.test.floats(), threat, seed)
+            twin = Twin(file).to(device())
+            if brought:
+                check_gradients(twin, x.to(device()))
+            parity = _prove(twin, session, x, threat, seed)
     except NoTwin as error:
         why = str(error)
-    except ParityError as error:
+    except (NumericsError, ParityError) as error:
         if not brought:
-            raise ParityError(f"{run.label}: {error}") from error
+            raise type(error)(f"{run.label}: {error}") from error
         why = f"{session.name}: no twin of it: {error}"
     if why:
         run.line(why)
-    right = logits.argmax(1) == data.test.labels
     return {
         **_seen(session.facts(), logits, right, parity, why, about_form),
         **({"no_twin": why.encode()} if why else {}),
@@ -120,19 +128,31 @@ def _seen(
     }
 
 
-def _float_form(session: Session, images: Labelled, logits: Tensor) -> tuple[bytes | None, str]:
-    """The float form of an int8 file, and how near it is or why there is none."""
+def _float_form(session: Session, images: Labelled, right: Tensor) -> tuple[bytes | None, str]:
+    """The float form of an int8 file that gets `right` (N,) of the images, or why it has none.
+
+    It is there to lead attacks, and to be right where the file errs.
+    """
     if session.facts().precision != "int8":
         return None, ""
     try:
         form = float_form(session.data)
-        Twin(form)  # it is there to lead attacks by its gradients
-    except (NoFloatForm, NoTwin) as reason:
+        with explained(session.name):
+            check_gradients(Twin(form).to(device()), images.floats().to(device()))
+        agrees = all_stand(Session(form), images)[right]
+    except NoFloatForm as reason:
         return None, str(reason)
-    same = int((all_logits(Session(form), images).argmax(1) == logits.argmax(1)).sum())
+    except (NoTwin, NumericsError) as reason:
+        return None, f"{session.name}: no float form of it: {reason}"
+    count = f"{int(agrees.sum())} of the {len(agrees)} images that the file gets right"
+    if agrees.sum() < LEAST * len(agrees):
+        return None, (
+            f"{session.name}: no float form of it: without rounding {count} keep their label, "
+            f"expected {LEAST:.0%}"
+        )
     return form, (
         "its float parent was made from the file itself (the same weights, activations not "
-        f"rounded) and gives {same} of {len(images)} images the same label"
+        f"rounded) and gives {count} the same label"
     )
 
 
@@ -174,9 +194,9 @@ def check_answers(run: Run, seen: Artifact, images: Artifact, /) -> dict[str, by
     return {"clean": clean.model_dump_json().encode()}
 
 
-def _prove(session: Session, x: Tensor, threat: ThreatModel, seed: int) -> Parity:
+def _prove(twin: Twin, session: Session, x: Tensor, threat: ThreatModel, seed: int) -> Parity:
     """Hold the twin against the session on images of every kind that it will meet."""
-    twin, rng = Twin(session.data).to(device()), generator(seed, "parity")
+    rng = generator(seed, "parity")
     kinds = {
         "clean": x,
         "random": torch.rand(PROBES, *x.shape[1:], generator=rng),

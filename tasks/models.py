@@ -143,7 +143,7 @@ def export_file(run: Run, model: Artifact, training: Artifact, /) -> dict[str, b
     channels, height, width = data.train.images.shape[1:]
     file = export(module, (channels, height, width))
     x = data.validation.take(torch.arange(min(PARITY_IMAGES, len(data.validation)))).floats()
-    parity = prove(run.label, module, Session(file), x)
+    parity = prove(run.label, module, Session(file).logits, x)
     run.line(
         f"{len(file)} B, largest logit difference {parity.max_difference:.1e} "
         f"on {parity.images} images, argmax agreement {parity.agreement:.1%}"
@@ -153,7 +153,7 @@ def export_file(run: Run, model: Artifact, training: Artifact, /) -> dict[str, b
 
 def restore(data: bytes) -> nn.Module:
     """A model as a step left it: safetensors of a Classifier or a Form, or a Twin's ONNX file."""
-    return files.load(data, forms=FORMS) if data[8:9] == b"{" else Twin(data)
+    return files.load(data, forms=FORMS) if files.is_saved(data) else Twin(data)
 
 
 def _bytes(model: nn.Module) -> bytes:

@@ -95,16 +95,17 @@ def publish(
     logged = tracking.log_run(run, gate, verdict, files, models, evidence.sha256)
     version: int | None = None
     aliases: list[str] = []
-    winner = run.models[verdict.chosen or most_robust(run)]
-    if register_as is not None and version_of is not None:
-        registered = registry.judge_version(
-            register_as, version_of, winner, run, verdict, evidence.sha256
-        )
-        version, aliases = registered.version, list(registered.aliases)
-    elif register_as is not None:
-        registered = _reigning(run, winner, register_as) or registry.register(
-            logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
-        )
+    best = verdict.chosen or most_robust(run)
+    if register_as is not None and best is not None:
+        winner = run.models[best]
+        if version_of is not None:
+            registered = registry.judge_version(
+                register_as, version_of, winner, run, verdict, evidence.sha256
+            )
+        else:
+            registered = _reigning(run, winner, register_as) or registry.register(
+                logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
+            )
         version, aliases = registered.version, list(registered.aliases)
     report = folder / "report.html"
     artifacts.publish(
@@ -128,17 +129,16 @@ def read_all(store: Store, files: Mapping[str, Artifact]) -> dict[str, bytes]:
     return {name: store.get(artifact) for name, artifact in files.items()}
 
 
-def most_robust(run: RunEvidence) -> str:
+def most_robust(run: RunEvidence) -> str | None:
     """The model that comes nearest to the gate when none passes: the most robust candidate.
 
-    One whose due attacks did not all run comes after all others; one that does not ship is none.
+    One whose due attacks did not all run comes after all others. None if no candidate ships: the
+    control is in its place only where there are no candidates.
     """
-    candidates = [m for m in run.models.values() if m.role == "candidate" and not m.ships]
-    best = max(
-        candidates or [run.models["control"]],
-        key=lambda m: (not missing_attacks(m), m.robust.value),
-    )
-    return best.name
+    candidates = [m for m in run.models.values() if m.role == "candidate"]
+    shipped = [m for m in candidates or [run.models["control"]] if not m.ships]
+    best = max(shipped, key=lambda m: (not missing_attacks(m), m.robust.value), default=None)
+    return None if best is None else best.name
 
 
 def _reigning(run: RunEvidence, winner: Evidence, name: str) -> registry.Registered | None:

@@ -200,10 +200,22 @@ class _Looked:
 
 
 class _Unknown(dict[str, Any]):
-    """The outputs of a step that has not run: every name leads to something unknown."""
+    """The outputs of a step that has not run: every name leads to something unknown.
+
+    What two steps make is taken for two things.
+    """
+
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__  # type: ignore[assignment]
 
     def __missing__(self, name: str) -> "_Unknown":
         return self
+
+
+def optional(outputs: Outputs, name: str, *, expected: bool) -> Artifact | None:
+    """An output that a step may leave out, if it is there; before it has run, if it is expected."""
+    if isinstance(outputs, _Unknown):
+        return outputs[name] if expected else None
+    return outputs.get(name)
 
 
 def _unknown(value: Any) -> bool:

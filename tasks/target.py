@@ -51,7 +51,7 @@ def open_exact(run: Run, onnx: Artifact, no_twin: Artifact | None) -> Opened:
 
 def open_session(data: bytes) -> Session | Inside:
     """What answers and judges: an ONNX file as it runs, or a form in this process."""
-    if data[8:9] != b"{":  # where the header of safetensors starts
+    if not files.is_saved(data):
         return Session(data)
     model = files.load(data, forms=FORMS).to(device())
     assert isinstance(model, Form), "all other models are exported"

@@ -20,8 +20,14 @@ from hardening.deployment.contract import (
     prepare,
 )
 from hardening.deployment.graph import Graph, Node, read_graph
-from hardening.deployment.shapes import infer, sizes_of
-from hardening.deployment.signature import check_images, image_shape, name_of
+from hardening.deployment.shapes import batch_of, infer, sizes_of
+from hardening.deployment.signature import (
+    check_images,
+    filled,
+    fixed_batch,
+    image_shape,
+    name_of,
+)
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError
 from hardening.evidence import Certificate
@@ -32,7 +38,7 @@ from hardening.threat import ThreatModel
 BATCH = 64
 """Images bounded together."""
 
-ROUNDING = 4e-6
+WIDER = 4e-6
 """Relative excess over eps: more than any norm's own tolerance, so that the box holds its set."""
 
 
@@ -50,10 +56,10 @@ def interval(
     set, and bounds its results: W c + b and |W| r of centre c and radius r where it is linear, its
     values at both ends where it is monotone. An image is certified if every other class stays
     below its label's: if (W_y - W_k) h + b_y - b_k > 0 over the box of the features h that the
-    last matrix product reads, or, without one, if the bounds of the logits part; a softmax or a
-    Sigmoid behind them is left out, for it keeps their order. Linf balls are boxes; other norms'
-    balls are replaced by the box around them, which costs most of the bound. The box is cut by the
-    pixel range.
+    last matrix product reads, or, without one, if the bounds of the logits part; a softmax behind
+    them is left out, for it keeps their order; a Sigmoid is not: where it saturates, classes tie.
+    Linf balls are boxes; other norms' balls are replaced by the box around them, which costs most
+    of the bound. The box is cut by the pixel range.
 
     The bounds hold for the file in float32, whatever the order of its sums: each rule adds its
     operator's largest rounding error, and computes in float64. Providers that multiply in less
@@ -66,13 +72,16 @@ def interval(
     name = name_of(file)
     model = read_model(file, name)
     contract = contract_of(model, name)
+    batch = batch_of(model, name)
     graph = _to_the_logits(model, name)
-    box = ThreatModel(norm="linf", eps=threat.eps * (1 + ROUNDING))
+    box = ThreatModel(norm="linf", eps=threat.eps * (1 + WIDER))
     margins = []
     with log.progress("interval", len(images), "image") as advance:
-        for x, y in images.batches(BATCH):
+        for x, y in images.batches(batch or BATCH):
             check_images(x, image_shape(model), name)
-            margins.append(_margins(graph, contract, x.cpu(), y.cpu(), box, name))
+            (whole,) = filled(x.cpu(), batch or len(x))
+            labels = torch.cat([y.cpu(), y.new_zeros(len(whole) - len(y), device="cpu")])
+            margins.append(_margins(graph, contract, whole, labels, box, name)[: len(y)])
             advance(len(y))
     margin = torch.cat(margins)
     certified = [bool(value > 0) for value in margin]
@@ -121,7 +130,7 @@ def _margins(
 
 
 def _to_the_logits(model: onnx.ModelProto, name: str) -> Graph:
-    """The graph up to its logits: what only squashes or moves them keeps the classes' order."""
+    """The graph up to its logits: what only normalises or moves them keeps the classes' order."""
     output = model.graph.output[0]
     squashing = last_squashing(model.graph, output.name)
     if squashing is not None and _over_classes(squashing, model, name):
@@ -133,13 +142,14 @@ def _to_the_logits(model: onnx.ModelProto, name: str) -> Graph:
 
 
 def _over_classes(squashing: onnx.NodeProto, model: onnx.ModelProto, name: str) -> bool:
-    """Whether what a softmax sums over are the classes: over anything else it mixes images."""
+    """Whether it is a softmax that sums over the classes: over anything else it mixes images."""
     if squashing.op_type not in SOFTMAX:
-        return True
-    shapes = {value.name: sizes_of(value) for value in infer(model, name, 1).graph.value_info}
+        return False
+    batch = fixed_batch(model) or 1
+    shapes = {value.name: sizes_of(value) for value in infer(model, name, batch).graph.value_info}
     sizes = shapes.get(squashing.input[0]) or [1]
     axis = next((entry.i for entry in squashing.attribute if entry.name == "axis"), -1)
-    return axis % len(sizes) > 0 and sizes[axis] == math.prod(sizes)
+    return axis % len(sizes) > 0 and sizes[axis] * batch == math.prod(sizes)
 
 
 def _fed(images: Box, contract: Contract) -> Box:

@@ -11,6 +11,7 @@ from pydantic import Field
 from scipy.stats import norm as normal
 from torch import Tensor
 
+from hardening.balls import SLACK
 from hardening.data import Labelled
 from hardening.deployment.session import Session
 from hardening.errors import ModelError, NumericsError
@@ -24,9 +25,6 @@ BATCH = 256
 
 BLOCK = 64
 """Draws made at once: fixed, so that an image's noise does not depend on its neighbours."""
-
-ROUNDING = 1e-6
-"""Relative excess over eps that an adversary's rounding may use in L2."""
 
 Count = Annotated[int, Field(ge=1)]
 Sigma = Annotated[float, Field(gt=0)]
@@ -101,7 +99,7 @@ def certify(
         radii[image] = radius(count, n, sigma, alpha)
         abstained[image] = radii[image] == 0
     needed = threat.reach(x.shape[1:].numel())
-    certified = [found > needed * (1 + ROUNDING) for found in radii]
+    certified = [found > needed * (1 + SLACK) for found in radii]
     largest = radius(n, n, sigma, alpha)
     return Certificate(
         method="smoothing",

@@ -162,18 +162,17 @@ def floored(logarithms: Tensor) -> Tensor:
 
 def last_squashing(graph: onnx.GraphProto, output: str) -> onnx.NodeProto | None:
     """The Softmax, LogSoftmax or Sigmoid whose answers are `output`, unchanged; None if none is."""
-    node = _maker(graph, output, UNCHANGING)
+    node = next(reversed([*_backwards(graph, output, UNCHANGING)]), None)
     return node if node is not None and node.op_type in SQUASHING else None
 
 
-def answers_at(graph: onnx.GraphProto, output: str) -> str:
-    """The tensor where the file's answers are read: before a last Sigmoid, else `output` itself.
+def logits_at(graph: onnx.GraphProto, output: str) -> str:
+    """The tensor that holds the logits: what a last Sigmoid reads, else `output` itself.
 
-    A Sigmoid keeps the order of the classes, but in float32 every logit above 17 is 1: classes tie
-    there, which of them is the answer is up to whoever reads it, and no gradient is left. Before it
-    nothing of that is hidden. Rounding behind it keeps the order, too.
+    In float32 every logit above 17 is 1 behind a Sigmoid, and no gradient is left there. Rounding
+    behind it may change the order of the classes: then the output itself holds the logits.
     """
-    node = _maker(graph, output, UNCHANGING | ROUNDING)
+    node = last_squashing(graph, output)
     return str(node.input[0]) if node is not None and node.op_type == "Sigmoid" else output
 
 
@@ -193,12 +192,6 @@ def check_channels(contract: Contract, channels: int, name: str) -> None:
             f"{name}: got {len(contract.mean)} numbers as model.mean and model.std, expected "
             f"{channels}, one for each channel"
         )
-
-
-def _maker(graph: onnx.GraphProto, output: str, passed: frozenset[str]) -> onnx.NodeProto | None:
-    """The node that makes `output`, behind those of `passed`."""
-    node = next(reversed([*_backwards(graph, output, passed)]), None)
-    return node if node is not None and node.op_type not in passed else None
 
 
 def _backwards(

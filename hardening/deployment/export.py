@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from hardening.deployment.contract import KEY
 from hardening.deployment.quiet import quiet
 from hardening.deployment.twin import Twin
-from hardening.deployment.untrusted import read_model
+from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 
-OPSET = 20
+EXPORT_OPSET = 20
 
 
 def export(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
@@ -56,7 +56,7 @@ def to_onnx(module: nn.Module, example: Tensor, ends: tuple[str, str]) -> onnx.M
             deepcopy(module).cpu(),
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=EXPORT_OPSET,
             external_data=False,
             input_names=[ends[0]],
             output_names=[ends[1]],
@@ -87,6 +87,8 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.quantization_annotation[:]
     model.metadata_props.extend(contract)
     domains = {node.domain for node in graph.node}
+    if domains & DOMAINS:
+        domains |= DOMAINS  # two spellings of one
     used = [entry for entry in model.opset_import if entry.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(used)

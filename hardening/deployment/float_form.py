@@ -10,7 +10,6 @@ from hardening.deployment.float_operators import rewrite
 from hardening.deployment.graph import read_graph
 from hardening.deployment.session import Session
 from hardening.deployment.signature import graph_input, name_of
-from hardening.deployment.twin import Twin
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoFloatForm
 
@@ -37,8 +36,7 @@ def float_form(data: bytes) -> bytes:
         form = FloatGraph(read_graph(model), model, _of_the_logits(model.graph))
         rewrite(form, model.graph)
         made = _assembled(model, form)
-        # An attack takes its gradients from it, and is judged by it where the two are compared.
-        Twin(made), Session(made)
+        Session(made)  # it runs: attacks are judged by it where the two are compared
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300].removeprefix(f"{name}: ")
         raise NoFloatForm(f"{name}: no float form of it: {reason}") from error

@@ -1,6 +1,6 @@
 """A float graph in the making, beside the int8 graph whose place it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -16,6 +16,10 @@ from hardening.errors import ModelError
 
 CLIP_BY_INPUTS = 11
 """The first operator set whose Clip has its limits among its inputs."""
+
+MAX_GROWTH = 8
+"""Bytes of float constants for each byte of the file: what float32 takes for 4 bits. Only stored
+tensors that many operators read in as many ways would take more."""
 
 
 class FloatGraph:
@@ -36,6 +40,8 @@ class FloatGraph:
         self.grids: dict[str, Grid] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.opset = max(entry.version for entry in model.opset_import if entry.domain in DOMAINS)
+        self._made: dict[tuple[object, ...], str] = {}
+        self._left = MAX_GROWTH * model.ByteSize()
         self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -44,9 +50,28 @@ class FloatGraph:
         return output
 
     def store(self, name: str, value: Tensor) -> str:
-        """One more float constant; returns its name."""
+        """One more float constant; returns its name.
+
+        Raises:
+            ModelError: It is one too many for a file of this size.
+        """
         self.constants[self.fresh(name)] = value.float().contiguous()
+        self._left -= self.constants[name].nbytes
+        if self._left < 0:
+            raise ModelError(f"in floats its tensors are more than {MAX_GROWTH} times as large")
         return name
+
+    def store_once(self, name: str, source: Sequence[object], make: Callable[[], Tensor]) -> str:
+        """The float constant that `make` makes, one for all who read the same; returns its name.
+
+        Args:
+            name: What it is called if it is new.
+            source: What tells it from all others: names of stored tensors, and how they are read.
+        """
+        key = tuple(source)
+        if key not in self._made:
+            self._made[key] = self.store(name, make())
+        return self._made[key]
 
     def fresh(self, name: str) -> str:
         """`name`, which must be new.
@@ -87,9 +112,13 @@ class FloatGraph:
         name, grid = node.inputs[place], self.grid(node, place + 1)
         if name not in self.constants:
             return self.read(name, grid)
-        steps = self.constants[name].double() - grid.zero
-        values = steps * along(grid.scale.double(), axis, steps)
-        return self.store(f"{node.outputs[0]}:float:{place}", values)
+
+        def values() -> Tensor:
+            steps = self.constants[name].double() - grid.zero
+            return steps * along(grid.scale.double(), axis, steps)
+
+        source = ("values", *node.inputs[place : place + 3], axis)
+        return self.store_once(f"{node.outputs[0]}:float:{place}", source, values)
 
     def read(self, name: str, grid: Grid) -> str:
         """`name`, whose integers are read as `grid` says.

@@ -102,8 +102,12 @@ def _steps(form: FloatGraph, node: Node, place: int, axis: int) -> str:
     point = node.inputs[place + 2] if len(node.inputs) > place + 2 else ""
     zero = form.constants[point] if point else torch.tensor(0)
     if name in form.constants:
-        stored = form.constants[name].double()
-        return form.store(fresh, stored - along(zero.double(), axis, stored))
+        stored = form.constants[name]
+        return form.store_once(
+            fresh,
+            ("steps", name, point, axis),
+            lambda: stored.double() - along(zero.double(), axis, stored),
+        )
     grid = form.grids.get(name)
     if grid is None or zero.numel() != 1 or float(zero.reshape(-1)[0]) != grid.zero:
         raise ModelError(f"tensor {name!r} is read on another grid than it was written on")
@@ -119,8 +123,14 @@ def _weighted(form: FloatGraph, node: Node) -> None:
     bias = node.inputs[bias_place] if bias_place and len(node.inputs) > bias_place else ""
     if bias:
         scale = form.grid(node, 1).scale.double() * form.grid(node, 4).scale.double()
-        steps = form.constants[bias].double() * node.attributes.get("alpha", 1.0)
-        inputs.append(form.store(f"{node.outputs[0]}:float:bias", steps * scale.reshape(-1)))
+        alpha = node.attributes.get("alpha", 1.0)
+        inputs.append(
+            form.store_once(
+                f"{node.outputs[0]}:float:bias",
+                ("bias", bias, node.inputs[1], node.inputs[4], alpha),
+                lambda: form.constants[bias].double() * alpha * scale.reshape(-1),
+            )
+        )
     _result(form, node, operator, inputs, result_place, node.attributes)
 
 

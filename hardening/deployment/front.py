@@ -14,7 +14,7 @@ from hardening.deployment.signature import check_images, graph_input, image_shap
 from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 
-OLDEST_OPSET = 11
+FRONT_OPSET = 11
 """The first that rounds. What a preprocessing consists of means the same in all that followed."""
 
 LATER = {"Cast": "saturate", "Reshape": "allowzero"}
@@ -38,9 +38,9 @@ def put_in_front(module: nn.Module, data: bytes, shape: tuple[int, int, int]) ->
     name = name_of(data)
     model = read_model(data, name)
     opset = next(entry.version for entry in model.opset_import if entry.domain in DOMAINS)
-    if opset < OLDEST_OPSET:
+    if opset < FRONT_OPSET:
         raise ModelError(
-            f"{name}: got ONNX opset {opset}, expected at least {OLDEST_OPSET} to put a "
+            f"{name}: got ONNX opset {opset}, expected at least {FRONT_OPSET} to put a "
             "preprocessing in front: export it again"
         )
     contract, fed = contract_of(model, name), graph_input(model.graph)

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from hardening.deployment.operators import REDUNDANT, SEVERAL, Operator, meaning
 from hardening.deployment.signature import graph_input
-from hardening.deployment.untrusted import DOMAINS
+from hardening.deployment.untrusted import DOMAINS, OLDEST_OPSET
 from hardening.errors import ModelError
-
-OLDEST_OPSET = 9
-"""Before it BatchNormalization, Cast and Upsample were other operators."""
 
 NARROW: dict[int, type[np.integer]] = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8}
 """Types that torch does not have, and those that hold their values."""

@@ -29,7 +29,7 @@ INTEGER = frozenset({"QuantizeLinear", "QGemm", "ConvInteger", "MatMulInteger"})
 """Operators, besides those called QLinear, whose results are integers."""
 
 
-class Layer(NamedTuple):
+class Pair(NamedTuple):
     """One tensor in both forms, as float64."""
 
     node: onnx.NodeProto
@@ -59,7 +59,7 @@ class Layer(NamedTuple):
         return f"{what}: {count} of {self.ours.numel()} values differ, by up to {self.distance:.3g}"
 
 
-def layers(twin: Twin, x: Tensor) -> list[Layer]:
+def layers(twin: Twin, x: Tensor) -> list[Pair]:
     """Tensors that both forms hold for images `x` (N, C, H, W) in [0, 1], in the graph's order.
 
     Of a quantized file these are the integers: to ask the runtime for a float between them would
@@ -81,15 +81,14 @@ def layers(twin: Twin, x: Tensor) -> list[Layer]:
     names = [*(integers or made), twin.output]
     names = list(dict.fromkeys(names))
     parts = list(filled(x, batch)) if (batch := fixed_batch(model)) else [x]
-    answers = softmax_tail(model.graph, names[-1]) if twin.logarithms else {names[-1]}
     ours = _joined(_ours(twin, steps, part) for part in parts)
     theirs = _joined(_theirs(model, twin, names, parts))
-    for name in answers & theirs.keys():
+    for name in _answers(model.graph, twin) & theirs.keys():
         # From a last softmax on, the twin holds logarithms where the file holds probabilities.
         mine = ours[name]
         ours[name] = floored(mine) if twin.logarithms else as_logits(mine, twin.contract, twin.name)
         theirs[name] = as_logits(theirs[name], twin.contract, twin.name)
-    return [Layer(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
+    return [Pair(makers[name], name, ours[name].double(), theirs[name].double()) for name in names]
 
 
 def prove_twin(
@@ -101,14 +100,21 @@ def prove_twin(
         ParityError: They differ; the text names the first node whose result does.
     """
     try:
-        return prove(name, twin, session, x, tolerance=tolerance)
+        return prove(name, twin, session.logits, x, tolerance=tolerance)
     except ParityError as error:
         raise ParityError(f"{error}; {_first(twin, session, x, tolerance)}") from error
 
 
+def _answers(graph: onnx.GraphProto, twin: Twin) -> set[str]:
+    """Tensors that are answers as the contract says; what a last Sigmoid reads are logits."""
+    if twin.raw:
+        return set()
+    return softmax_tail(graph, twin.output) if twin.logarithms else {twin.output}
+
+
 @torch.no_grad()
 def _first(twin: Twin, session: Session, x: Tensor, tolerance: float) -> str:
-    ours, theirs = logits_of(twin, x), logits_of(session, x)
+    ours, theirs = logits_of(twin, x), logits_of(session.logits, x)
     distance = torch.zeros(len(x))
     if ours.shape == theirs.shape:
         distance = (ours - theirs).abs().amax(1).nan_to_num(torch.inf)

@@ -10,10 +10,11 @@ import torch
 
 from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.ends import forms
+from hardening.deployment.float_form import float_form
 from hardening.deployment.session import CHUNK, Session
 from hardening.deployment.signature import name_of
 from hardening.deployment.twin import Twin, explained
-from hardening.errors import ModelError, NoTwin
+from hardening.errors import ModelError, NoFloatForm, NoTwin
 from hardening.spec import Record
 
 NO_MEMORY = re.compile(
@@ -51,11 +52,24 @@ ANY = Opening()
 """Nothing is known of the file."""
 
 
-def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
-    """Run a session and a twin of the file as an evaluation would; the shape of the images.
+class Tried(Record):
+    """The `shape` (C, H, W) of the images that a file ran.
+
+    It is empty if the file leaves sizes open and takes none of those that are likely; `refusal` is
+    why it did not take the last of these.
+    """
+
+    shape: tuple[int, ...]
+    refusal: str = ""
+
+
+def try_out(data: bytes, what: Opening) -> Tried:
+    """Run a session and a twin of the file as an evaluation would.
+
+    Those of its float form, too, if it is an int8 file that has one.
 
     A file without a twin may pass: it can be attacked as a black box. So may one that leaves sizes
-    open and takes none of those that are likely: then the shape is empty.
+    open and takes none of those that are likely.
 
     Raises:
         ModelError: The gate or ONNX Runtime refuses it, or does not run the images that it or
@@ -65,18 +79,20 @@ def try_out(data: bytes, what: Opening) -> tuple[int, ...]:
     name, contract = name_of(data), what.contract
     for form in forms(data, name) if contract is None else [with_contract(data, contract, name)]:
         session = Session(form, threads=1)
-        shape: tuple[int, ...] = what.shape or session.image_shape
-        if all(shape):
-            _run(session, shape)
+        tried = Tried(shape=what.shape or session.image_shape)
+        if all(tried.shape):
+            _run(session, tried.shape)
         else:
-            shape = _accepted(session)
-        if shape:
-            _try_twin(form, shape)
-    return shape
+            tried = _accepted(session)
+        if tried.shape:
+            _try_twin(form, tried.shape)
+            _try_float_form(session, tried.shape)
+    return tried
 
 
-def _accepted(session: Session) -> tuple[int, ...]:
-    """The first likely shape of images that the file runs; empty if there is none."""
+def _accepted(session: Session) -> Tried:
+    """The first likely shape of images that the file runs."""
+    refusal = ""
     for shape in likely(session.image_shape):
         try:
             _run(session, shape)
@@ -84,9 +100,10 @@ def _accepted(session: Session) -> tuple[int, ...]:
             # The shape is a guess of ours: a file need not take it.
             if NO_MEMORY.search(str(error)):
                 raise
+            refusal = str(error).removeprefix(f"{session.name}: ")
         else:
-            return shape
-    return ()
+            return Tried(shape=shape)
+    return Tried(shape=(), refusal=refusal)
 
 
 def likely(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -117,3 +134,16 @@ def _try_twin(data: bytes, shape: tuple[int, ...]) -> None:
     except NoTwin as error:
         if NO_MEMORY.search(str(error)):
             raise
+
+
+def _try_float_form(session: Session, shape: tuple[int, ...]) -> None:
+    if session.facts().precision != "int8":
+        return
+    try:
+        form = float_form(session.data)
+    except NoFloatForm as error:
+        if NO_MEMORY.search(str(error)):
+            raise
+    else:
+        _run(Session(form, threads=1), shape)
+        _try_twin(form, shape)

@@ -38,7 +38,7 @@ from hardening.deployment.signature import (
 from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 
-OPSET = 13
+PER_CHANNEL_OPSET = 13
 """The oldest operator set whose DequantizeLinear takes a scale for each channel."""
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -129,9 +129,10 @@ def fold(data: bytes) -> bytes:
 def _recent(data: bytes) -> bytes:
     """The file in an operator set that has quantization per channel."""
     model = onnx.load_model_from_string(data)
-    if max(entry.version for entry in model.opset_import if entry.domain in DOMAINS) >= OPSET:
+    opset = max(entry.version for entry in model.opset_import if entry.domain in DOMAINS)
+    if opset >= PER_CHANNEL_OPSET:
         return data
-    return bytes(version_converter.convert_version(model, OPSET).SerializeToString())
+    return bytes(version_converter.convert_version(model, PER_CHANNEL_OPSET).SerializeToString())
 
 
 def _in_float(graph: onnx.GraphProto, output: str) -> None:

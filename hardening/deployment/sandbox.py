@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from hardening.deployment.opening import ANY, NO_MEMORY, Opening, try_out
+from hardening.deployment.opening import ANY, NO_MEMORY, Opening, Tried, try_out
 from hardening.errors import ModelError
 
 CHILD = (
@@ -57,10 +57,8 @@ class Limits(NamedTuple):
 LIMITS = Limits()
 
 
-def open_once(
-    data: bytes, name: str, what: Opening = ANY, limits: Limits = LIMITS
-) -> tuple[int, ...]:
-    """Open ONNX `data` in a child process; the shape (C, H, W) of the images that it ran there.
+def open_once(data: bytes, name: str, what: Opening = ANY, limits: Limits = LIMITS) -> Tried:
+    """Open ONNX `data` in a child process; what it ran there.
 
     Whether a twin can be made of it is for the caller to find out: here it must only be harmless.
 
@@ -93,7 +91,7 @@ def open_once(
         return _judge(done.returncode, verdict.read_bytes(), name, limits)
 
 
-def _judge(code: int, said: bytes, name: str, limits: Limits) -> tuple[int, ...]:
+def _judge(code: int, said: bytes, name: str, limits: Limits) -> Tried:
     """What the child ran if it ended as it should; what it says is as foreign as its file."""
     if code == -getattr(signal, "SIGXCPU", 0):
         raise ModelError(_too_slow(name, limits))
@@ -102,16 +100,20 @@ def _judge(code: int, said: bytes, name: str, limits: Limits) -> tuple[int, ...]
     try:
         verdict = json.loads(said.splitlines()[-1])
         outcome, text = str(verdict["outcome"]), str(verdict["text"])
-        ran = tuple(int(size) for size in verdict["ran"])
+        tried = Tried.model_validate(verdict["tried"])
     except (ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{name}: opening it ended with code {code} and no verdict") from error
     if outcome == "memory":
         size = f"{limits.memory / (1 << 30):g} GiB"
         raise ModelError(f"{name}: opening it took more than {size} of memory")
     if outcome != READY or code != 0:
-        line = "".join(c if c.isprintable() else " " for c in text)[:600]
+        line = _line(text)
         raise ModelError(line if line.startswith(f"{name}: ") else f"{name}: {line}")
-    return ran
+    return tried.model_copy(update={"refusal": _line(tried.refusal)})
+
+
+def _line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:600]
 
 
 def _too_slow(name: str, limits: Limits) -> str:
@@ -122,13 +124,13 @@ def child() -> None:
     """The body of the child process; ends it."""
     _, _, name, memory, seconds, what = sys.argv
     data = sys.stdin.buffer.read()
-    ran: tuple[int, ...] = ()
+    tried = Tried(shape=())
     _limit(int(seconds))
     torch.set_num_threads(1)
     try:
         # Above what the libraries take, which are imported by now: that is not the file's.
         _limit_memory(int(memory))
-        ran = try_out(data, Opening.model_validate_json(what))
+        tried = try_out(data, Opening.model_validate_json(what))
         outcome, text = READY, ""
     except MemoryError:
         outcome, text = "memory", ""
@@ -137,7 +139,8 @@ def child() -> None:
         outcome = "memory" if NO_MEMORY.search(line) else "refused"
         text = line if isinstance(error, ModelError) else f"opening it failed: {line}"
     text = re.sub(r"^ONNX file \w{12}: ", f"{name}: ", text)
-    print(json.dumps({"outcome": outcome, "text": text, "ran": ran}), flush=True)  # noqa: T201
+    verdict = {"outcome": outcome, "text": text, "tried": tried.model_dump()}
+    print(json.dumps(verdict), flush=True)  # noqa: T201
     # Not through the destructors of libraries that the file may have confused.
     os._exit(0)
 

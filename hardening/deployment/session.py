@@ -5,6 +5,8 @@ Shapes: B images, C channels, H x W pixels, K classes.
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import onnx
 import onnxruntime
@@ -13,7 +15,7 @@ from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from hardening.deployment.contract import answers_at, as_logits, contract_of, prepare
+from hardening.deployment.contract import as_logits, contract_of, logits_at, prepare
 from hardening.deployment.providers import providers
 from hardening.deployment.signature import (
     check_images,
@@ -46,10 +48,11 @@ FAILURES = (
 
 
 class Session:
-    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run.
+    """A running ONNX file. Invariant: the bytes that were hashed are the bytes that run and decide.
 
-    Of a file that ends in a Sigmoid the answers are read before it (`contract.answers_at`): then
-    they run with one more output.
+    A last Sigmoid saturates. Of a file that ends in one, logits are what it reads
+    (`contract.logits_at`), made to decide as its answers do: classes that these tie are tied. What
+    it reads is asked of the same graph, running once more with that tensor as an output.
     """
 
     def __init__(self, data: bytes, *, threads: int = 0) -> None:
@@ -69,10 +72,12 @@ class Session:
         self.contract = contract_of(self._model, self.name)
         self.image_shape = image_shape(self._model)
         self._input = graph_input(self._model.graph).name
-        named = graph_output(self._model).name
-        self._output = answers_at(self._model.graph, named)
-        self.squashed = self._output != named
-        self._session = start(data + self._further(), self.name, self.threads)
+        self._output = graph_output(self._model).name
+        self._session = start(data, self.name, self.threads)
+        self._unsquashed = logits_at(self._model.graph, self._output)
+        self._before = None
+        if self._unsquashed != self._output:
+            self._before = start(data + _output(self._unsquashed), self.name, self.threads)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, K) float32 on the CPU, of images (B, C, H, W) in [0, 1] on any device.
@@ -80,11 +85,34 @@ class Session:
         Raises:
             ModelError: The file does not take images of this shape.
         """
-        check_images(x, self.image_shape, self.name)
-        x = x.detach().to("cpu", torch.float32)
-        if self._batch:
-            return in_batches(self._run, x, self._batch)
-        return torch.cat([self._run(part) for part in x.split(CHUNK)])
+        answers = self._in_parts(partial(self._run, self._session, self._output), x)
+        if self._before is None:
+            return as_logits(answers, self.contract, self.name)
+        return _deciding(self.logits(x), answers)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the twin computes: the same but for ties behind a last Sigmoid, (B, K).
+
+        Raises:
+            ModelError: The file does not take images of this shape.
+        """
+        if self._before is None:
+            return self(x)
+        run = partial(self._run, self._before, self._unsquashed)
+        return self._in_parts(run, x).reshape(len(x), -1)
+
+    def stands(
+        self,
+        points: Tensor,  # noqa: ARG002
+        logits: Tensor,
+        y: Tensor,
+    ) -> Tensor:
+        """Whether `logits` (B, K) at `points` (B, C, H, W) say `y` and nothing else, (B,) of bool.
+
+        Which of the classes that tie is the answer is up to whoever reads it: none counts.
+        """
+        others = logits.scatter(1, y[:, None], -torch.inf)
+        return logits.gather(1, y[:, None])[:, 0] > others.amax(1)
 
     def facts(self) -> File:
         """Identity of the bytes, and how they are run."""
@@ -103,21 +131,36 @@ class Session:
             optimization="all",
         )
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _in_parts(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        check_images(x, self.image_shape, self.name)
+        x = x.detach().to("cpu", torch.float32)
+        if self._batch:
+            return in_batches(run, x, self._batch)
+        return torch.cat([run(part) for part in x.split(CHUNK)])
+
+    def _run(self, session: onnxruntime.InferenceSession, output: str, x: Tensor) -> Tensor:
         fed = prepare(x, self.contract).numpy()
         try:
-            (found,) = self._session.run([self._output], {self._input: fed})
+            (found,) = session.run([output], {self._input: fed})
         except FAILURES as error:
             raise _refused(self.name, f"images {tuple(x.shape)}", error) from error
-        answers = torch.from_numpy(found)
-        return answers.flatten(1) if self.squashed else as_logits(answers, self.contract, self.name)
+        return torch.from_numpy(found)
 
-    def _further(self) -> bytes:
-        """What makes the tensor with the answers an output: messages in a row are one message."""
-        if not self.squashed:
-            return b""
-        further = onnx.GraphProto(output=[helper.make_empty_tensor_value_info(self._output)])
-        return bytes(onnx.ModelProto(graph=further).SerializeToString())
+
+def _output(name: str) -> bytes:
+    """Behind a file's bytes, an output more: protobuf messages in a row are one message."""
+    further = onnx.GraphProto(output=[helper.make_empty_tensor_value_info(name)])
+    return bytes(onnx.ModelProto(graph=further).SerializeToString())
+
+
+def _deciding(logits: Tensor, answers: Tensor) -> Tensor:
+    """`logits` (B, K) whose largest are the classes that `answers` (B, K) put first, and no other.
+
+    Nothing changes where one class is first in both.
+    """
+    highest = logits.amax(1, keepdim=True)
+    below = highest.nextafter(torch.full_like(highest, -torch.inf))
+    return torch.where(answers == answers.amax(1, keepdim=True), highest, logits.minimum(below))
 
 
 def start(data: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hardening.deployment.contrib import CONTRIB, DOMAIN, stand_ins
 from hardening.deployment.folding import SMALL, Integers, fold
-from hardening.deployment.signature import graph_input
+from hardening.deployment.signature import fixed_batch, graph_input
 from hardening.errors import ModelError
 
 PASSES = 16
@@ -39,6 +39,12 @@ def infer(model: onnx.ModelProto, name: str, batch: int) -> onnx.ModelProto:
         if not _fold_all(bare.graph, inferred.graph):
             break
     return inferred
+
+
+def batch_of(model: onnx.ModelProto, name: str) -> int:
+    """How many images the operators take at a time; 0 where any number, whatever the file says."""
+    fixed = fixed_batch(model)
+    return 0 if fixed and serves(model, name, fixed + 1) else fixed
 
 
 def serves(model: onnx.ModelProto, name: str, batch: int) -> bool:

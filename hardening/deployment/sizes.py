@@ -26,7 +26,7 @@ MAX_COUNT = 1 << 31
 """Largest number that may tell one of them how much: sums of larger ones overflow."""
 
 
-def check_sizes(model: onnx.ModelProto, name: str, batch: int) -> None:
+def check_activations(model: onnx.ModelProto, name: str, batch: int) -> None:
     """Refuse a `model`, shape-inferred at `batch`, with tensors that are or may become too large.
 
     Raises:

@@ -11,10 +11,10 @@ from hardening.deployment.untrusted import DOMAINS, read_model
 from hardening.errors import ModelError
 from hardening.evidence import Precision
 
-OPSET = 21
+FOUR_BIT_OPSET = 21
 """The first with 4-bit integers; beside new types it means what 20 means."""
 
-ROUNDING = frozenset(
+QUANTIZERS = frozenset(
     {
         "ConvInteger",
         "DynamicQuantizeLinear",
@@ -34,6 +34,11 @@ LARGEST: dict[FewBits, int] = {4: 7, 3: 3}
 
 STAIRCASES = frozenset({"Ceil", "Floor", "Round", "Sign"})
 
+FLOATS = frozenset(
+    {TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16}
+)
+"""Types that a Cast to them does not truncate."""
+
 SIZES = frozenset({"Shape", "Size"})
 """Operators that look at no value."""
 
@@ -45,7 +50,7 @@ def precision(model: onnx.ModelProto) -> Precision:
     """int8 for a file that rounds activations, whatever its weights; else how it stores these."""
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     operators = {node.op_type for node in model.graph.node}
-    if any(name in ROUNDING or "QLinear" in name for name in operators):
+    if any(name in QUANTIZERS or "QLinear" in name for name in operators):
         return "int8"
     if kinds & {TensorProto.INT4, TensorProto.UINT4}:
         return "int4"
@@ -60,10 +65,16 @@ def rounds(model: onnx.ModelProto) -> bool:
     for node in model.graph.node:
         if node.op_type in SIZES or not reached & {*node.input}:
             continue
-        if node.op_type in STAIRCASES:
+        if node.op_type in STAIRCASES or _truncates(node):
             return True
         reached |= {*node.output}
     return precision(model) == "int8"
+
+
+def _truncates(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Cast" and not any(
+        entry.name == "to" and entry.i in FLOATS for entry in node.attribute
+    )
 
 
 def store_in_4_bits(data: bytes, bits: FewBits = 4) -> bytes:
@@ -92,7 +103,7 @@ def store_in_4_bits(data: bytes, bits: FewBits = 4) -> bytes:
         raise ModelError(f"{name_of(data)}: no layer with stored weights, expected some")
     for entry in model.opset_import:
         if entry.domain in DOMAINS:
-            entry.version = max(entry.version, OPSET)
+            entry.version = max(entry.version, FOUR_BIT_OPSET)
     return _finished(model, [node for nodes in made.values() for node in nodes], data)
 
 

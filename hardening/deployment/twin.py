@@ -11,23 +11,18 @@ from torch import Tensor, nn
 
 from hardening.deployment.contract import (
     SOFTMAX,
-    answers_at,
     as_logits,
     contract_of,
     floored,
     last_squashing,
+    logits_at,
     prepare,
 )
 from hardening.deployment.graph import read_graph
 from hardening.deployment.plan import Step, last_uses, plan
-from hardening.deployment.shapes import serves
-from hardening.deployment.signature import (
-    check_images,
-    fixed_batch,
-    image_shape,
-    in_batches,
-    name_of,
-)
+from hardening.deployment.shapes import batch_of
+from hardening.deployment.signature import check_images, image_shape, in_batches, name_of
+from hardening.deployment.truncation import truncations
 from hardening.deployment.unsigned import unsigned
 from hardening.deployment.untrusted import read_model
 from hardening.errors import ModelError, NoTwin
@@ -41,7 +36,7 @@ class Twin(nn.Module):
     (BPDA, Athalye et al. 2018, https://arxiv.org/abs/1802.00420). Parity is measured, not assumed:
     see `parity.prove`. Of a file that ends in a softmax it gives the logarithms directly, where
     gradients are asked for without a floor: a saturated softmax hides nothing. Of one that ends in
-    a Sigmoid it gives what that reads, as the session does.
+    a Sigmoid it gives what that reads, as `Session.logits` does.
 
     Raises:
         ModelError: The bytes are refused by `read_model`.
@@ -59,11 +54,10 @@ class Twin(nn.Module):
         self.image_shape = image_shape(model)
         self.contract = contract_of(model, self.name)
         # Most files that say a fixed batch would take any: then there is no need to go slowly.
-        fixed = fixed_batch(model)
-        self._batch = 0 if fixed and serves(model, self.name, fixed + 1) else fixed
+        self._batch = batch_of(model, self.name)
         with explained(self.name):
             last = model.graph.output[0]
-            named, last.name = last.name, answers_at(model.graph, last.name)
+            named, last.name = last.name, logits_at(model.graph, last.name)
             self.raw = last.name != named
             squashing = None if self.raw else last_squashing(model.graph, last.name)
             self.logarithms = (
@@ -74,7 +68,7 @@ class Twin(nn.Module):
             if self.logarithms and squashing is not None:
                 # Where the softmax itself saturates it has no gradient, and attacks would fail.
                 squashing.op_type = "LogSoftmax"
-            graph = unsigned(read_graph(model))
+            graph = truncations(unsigned(read_graph(model)))
             steps = plan(graph)
             if not steps:
                 raise ModelError("the logits do not depend on the image")
@@ -100,7 +94,7 @@ class Twin(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         answers = self._compute(prepare(x, self.contract))
         if self.raw:
-            return answers.flatten(1)
+            return answers.reshape(len(x), -1)
         if self.logarithms:
             # An attack needs more than the floor that the session's answers have: classes that tie
             # there have no order, and a loss of their differences no direction.

@@ -9,7 +9,7 @@ from hardening.deployment.contrib import CONTRIB, DOMAIN
 from hardening.deployment.names import check_names
 from hardening.deployment.shapes import infer, sizes_of
 from hardening.deployment.signature import fixed_batch, graph_input, graph_output, image_shape
-from hardening.deployment.sizes import check_sizes
+from hardening.deployment.sizes import check_activations
 from hardening.deployment.tensors import check_tensor, kind_of
 from hardening.errors import ModelError
 
@@ -21,6 +21,7 @@ BATCH = 256
 that grows with its square is too large then."""
 
 OLDEST_OPSET = 9
+"""Before it BatchNormalization, Cast and Upsample were other operators."""
 
 DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -82,7 +83,7 @@ def read_model(data: bytes, name: str) -> onnx.ModelProto:
     _check_ends(model, name)
     batch = fixed_batch(model) or BATCH
     inferred = infer(model, name, batch)
-    check_sizes(inferred, name, batch)
+    check_activations(inferred, name, batch)
     output = graph_output(model).name
     _check_output(next(v for v in inferred.graph.output if v.name == output), name, batch)
     return _narrowed(model, output)

@@ -148,6 +148,15 @@ GATES: dict[str, Gate] = {
         "are none; a success that the file does not confirm in float32 is not counted as one",
         "nothing to do",
     ),
+    "backdoor": Gate(
+        "G19",
+        "backdoor",
+        "by how many robust deviations the smallest patch that turns all images into one class is "
+        "smaller than the other classes' (Neural Cleanse); fires when it is also below half of "
+        "their median: a trigger was probably trained in, and hardening does not remove it",
+        "do not deploy; look for the patch in the training data, and train anew without it or "
+        "fine-tune on images with the patch and their right labels",
+    ),
     "unconfirmed": Gate(
         "twin",
         "unconfirmed successes",

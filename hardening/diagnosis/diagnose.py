@@ -8,13 +8,14 @@ from torch import Tensor
 
 from hardening.data import Labelled
 from hardening.diagnosis.answers import batch, determinism, probabilities, state
+from hardening.diagnosis.backdoor import backdoor
 from hardening.diagnosis.binarisation import unsolved
 from hardening.diagnosis.effort import convergence, one_step, restarts, unbounded
 from hardening.diagnosis.gradients import finite_differences, zero_gradients
 from hardening.diagnosis.limits import Limits
 from hardening.diagnosis.rivals import losses, noise
 from hardening.diagnosis.sample import Probes, Sample
-from hardening.evaluation import all_logits
+from hardening.evaluation import all_stand
 from hardening.evidence import Alarm
 from hardening.log import Log
 from hardening.spec import look_up
@@ -34,11 +35,13 @@ DIAGNOSED: dict[str, Callable[[Sample], Alarm]] = {
     "G14": losses,
     "G15": noise,
     "G17": unsolved,
+    "G19": backdoor,
 }
 """The gates that need the model itself; those that read the attacks' rows are in `alarms`.
 
 G1 to G6 cost some passes over the sample; G7, G8 and G14 an attack on it or two; G12, G13 and G15
-attacks on its survivors, G15 by thousands of forward passes; G17 about 1,000 a problem.
+attacks on its survivors, G15 by thousands of forward passes; G17 about 1,000 a problem; G19
+by 300 forward and backward passes of 64 images a class.
 """
 
 
@@ -83,7 +86,7 @@ def diagnose(
         )
     for gate in gates:
         look_up(DIAGNOSED, gate, "gates")
-    correct = all_logits(model, images).argmax(1) == images.labels.cpu()
+    correct = all_stand(model, images)
     sample = Sample(
         model=model,
         images=images,

@@ -35,6 +35,7 @@ class Limits(Record):
         rounding: Successes lost by rounding to 8 bits; reported only, hence 1.
         unsolved: Binarisation problems that the attack does not solve.
         violations: Images outside the threat model or not confirmed.
+        backdoor: Anomaly index of the class with the smallest patch.
         unconfirmed: Images that fool the twin and not the file.
         int8: Robust accuracy of the int8 file minus that of its float parent.
     """
@@ -57,5 +58,6 @@ class Limits(Record):
     rounding: Limit = 1.0
     unsolved: Limit = 0.05
     violations: Limit = 0.0
+    backdoor: Limit = 2.0
     unconfirmed: Limit = 0.001
     int8: Limit = 0.02

@@ -56,6 +56,14 @@ def save(model: nn.Module) -> bytes:
     return save_tensors(tensors, {"form": header.model_dump_json(exclude_defaults=True)})
 
 
+def is_saved(data: bytes) -> bool:
+    """Whether `data` starts as what `save` gives does, and not as an ONNX file.
+
+    First comes the length of a JSON header, eight bytes that in an ONNX file are an absurd one.
+    """
+    return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
+
+
 def load(data: bytes, name: str = "model file", forms: Forms | None = None) -> nn.Module:
     """Inverse of `save`, bit for bit; the model comes in eval mode.
 

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import NamedTuple
 
-from hardening.evidence import Evidence, Kind, RunEvidence
+from hardening.evidence import Evidence, Kind, RunEvidence, Status
 from hardening.report import github, numbers, summary
 from hardening.statistics import accuracy, compare
 from hardening.verdict import missing_attacks
@@ -15,20 +15,27 @@ INFORMED: frozenset[Kind] = frozenset(
 
 TITLES = (
     "Defense",
-    "Mechanism",
+    "Claim",
     "Clean",
     "Naive",
     "Adaptive",
     "Worst case",
+    "Literature",
+    "Here",
+    "Seen",
     "Certified",
     "Cost",
-    "Status in the literature",
-    "Status here",
-    "Claim",
-    "Seen",
+    "Mechanism",
 )
 
-BROKEN = "BROKEN"
+BROKEN: Status = "BROKEN"
+TRANSFER: Status = "TRANSFER-ONLY"
+CERTIFIED: Status = "CERTIFIED"
+NOTHING: Status = "NO DEFENSE"
+
+STRENGTH: tuple[Status, ...] = (BROKEN, TRANSFER, "AT-BASED", "SOLID", CERTIFIED)
+"""Weakest first."""
+
 NONE = "–"
 
 GAP = 0.05
@@ -39,17 +46,17 @@ class Row(NamedTuple):
     """One candidate, as text in the order of `TITLES`; `status` is what is left of `declared`."""
 
     name: str
-    mechanism: str
+    claim: str
     clean: str
     naive: str
     adaptive: str
     worst: str
-    certified: str
-    cost: str
     declared: str
     status: str
-    claim: str
     seen: str
+    certified: str
+    cost: str
+    mechanism: str
 
 
 def rows(run: RunEvidence) -> list[Row]:
@@ -78,28 +85,31 @@ def meaning(run: RunEvidence) -> str:
         "does not know the defense would report. Adaptive: what stands after the attacks that "
         "follow its gradients as somebody does who knows it. Worst case: what stands after "
         "everything. Cost: training in multiples of the control's, and on this machine's clock. "
-        f"Status here is the literature's, lowered to {BROKEN} where the worst case is not better "
-        "than the control's beyond the noise, from CERTIFIED where nothing was proven, and to "
+        "Literature: the status of a chain's weakest link. "
+        f"Here: the same, lowered to {BROKEN} where the worst case is not better "
+        f"than the control's beyond the noise (not so {TRANSFER}, which claims nothing there), "
+        f"from {CERTIFIED} where nothing was proven at the threat's radius, and to "
         f"{numbers.NOT_EVALUATED} where a due attack did not run. It is never raised."
     )
 
 
 def status(run: RunEvidence, model: Evidence) -> str:
-    """What is left of the status that the last defense of a chain declares."""
-    declared = model.declared[-1].status
+    """What is left of the status that the chain of a model declares."""
+    word = declared(model)
     if missing_attacks(model):
         return numbers.NOT_EVALUATED
-    if declared in {"BROKEN", "NO DEFENSE"}:
-        return declared
-    if declared == "CERTIFIED":
-        if _proven(model):
-            return declared
-        declared = "SOLID"
-    if declared == "TRANSFER-ONLY":
-        # It never claimed more; the attacks that would show it meet what others left.
-        return declared
+    if word in {BROKEN, NOTHING, TRANSFER}:
+        return word
+    if word == CERTIFIED and any(made.accuracy.correct for made in model.certificates):
+        return word
     better = compare(run.models["control"].survived, model.survived).better
-    return declared if better else BROKEN
+    return BROKEN if not better else "SOLID" if word == CERTIFIED else word
+
+
+def declared(model: Evidence) -> Status:
+    """What the literature holds of a chain: of its weakest link that is a defense at all."""
+    words = [defense.status for defense in model.declared]
+    return min((word for word in words if word != NOTHING), key=STRENGTH.index, default=NOTHING)
 
 
 def _row(run: RunEvidence, model: Evidence) -> Row:
@@ -107,17 +117,17 @@ def _row(run: RunEvidence, model: Evidence) -> Row:
     evaluated = not missing_attacks(model)
     return Row(
         name=model.name,
-        mechanism="; then ".join(defense.mechanism for defense in model.declared),
+        claim=model.declared[-1].claim,
         clean=numbers.percent(model.clean.value),
         naive=numbers.percent(naive.accuracy.value) if naive else numbers.NOT_MEASURED,
         adaptive=NONE if informed is None else numbers.percent(informed),
         worst=numbers.percent(model.robust.value) if evaluated else numbers.NOT_EVALUATED,
+        declared=declared(model),
+        status=status(run, model),
+        seen=_seen(run, model, informed),
         certified=", ".join(_proven(model)) or NONE,
         cost=_cost(run, model),
-        declared=model.declared[-1].status,
-        status=status(run, model),
-        claim=model.declared[-1].claim,
-        seen=_seen(run, model, informed),
+        mechanism="; then ".join(defense.mechanism for defense in model.declared),
     )
 
 
@@ -136,13 +146,14 @@ def _proven(model: Evidence) -> list[str]:
     found = []
     for made in model.certificates:
         own = [radius for radius in made.radii if radius > 0]
-        at = f"{made.subject}, {made.norm} {numbers.radius(made.eps)}"
         if made.accuracy.correct:
-            found.append(f"{numbers.percent(made.accuracy.value)} ({at})")
+            found.append(f"{numbers.percent(made.accuracy.value)} ({made.subject})")
         elif own:
             share = numbers.percent(len(own) / len(made.radii))
-            radius = f"{made.radius_norm}, median radius {median(own):.3g}"
-            found.append(f"none at {at}; {share} within some {radius}")
+            found.append(
+                f"only in {made.radius_norm}: {share} ({made.subject}), median radius "
+                f"{median(own):.2g}"
+            )
     return found
 
 

@@ -81,7 +81,7 @@ def markdown(run: RunEvidence, gate: Gate, verdict: Verdict) -> str:
     lines = [
         f"## {'Passed' if verdict.passed else 'Failed'}: {github.escape(words.headline(verdict))}",
         "",
-        github.escape(f"{words.measured(run, verdict)} {words.promotion(run, verdict)}"),
+        github.escape(f"{words.measured(run, verdict)} {words.promotion(verdict)}"),
         "",
         *(f"- **{term}**: {github.escape(text)}" for term, text in words.tested(run)),
         "",

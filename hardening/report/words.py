@@ -38,15 +38,11 @@ def headline(verdict: Verdict) -> str:
     return f"None of the {len(judged)} candidates meets the gate."
 
 
-def promotion(run: RunEvidence, verdict: Verdict) -> str:
+def promotion(verdict: Verdict) -> str:
     """Whether the chosen model replaces the champion, and why."""
     if verdict.chosen is None:
         return "Nothing is promoted."
     outcome = "To be promoted" if verdict.promote else "Not promoted"
-    champion = next((m for m in run.models.values() if m.role == "champion"), None)
-    unknown = champion is not None and bool(missing_attacks(champion))
-    if unknown and verdict.against_champion is not None:
-        return f"{outcome}: the champion's robust accuracy is {numbers.NOT_EVALUATED}."
     return f"{outcome}: {verdict.reason}."
 
 
@@ -112,7 +108,7 @@ def tested(run: RunEvidence) -> list[tuple[str, str]]:
         rows.append(("Candidates", "; ".join(_chain(model) for model in candidates)))
     choices = [f"{m.name}: {choice}" for m in run.models.values() for choice in m.choices]
     if choices:
-        rows.append(("Chosen", "; ".join(choices)))
+        rows.append(("Settings chosen", "; ".join(choices)))
     notes = [f"{model.name}: {note}" for model in run.models.values() for note in model.notes]
     notes += [f"{m.name} does not ship: {m.ships}" for m in run.models.values() if m.ships]
     if notes:

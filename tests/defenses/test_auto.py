@@ -5,15 +5,14 @@ from importlib import import_module
 import pytest
 import torch
 
-from defenses import DEFENSES, pace
-from defenses.auto import auto
+from defenses import pace
+from defenses.auto import Budget, auto
 from defenses.declaration import declaration
 from defenses.n_fgsm import n_fgsm
 from defenses.rules import LEAST, MOST, Pace, batch_size, choose
 from defenses.training import Loop
 from hardening.errors import ConfigError
 from hardening.log import Silent
-from hardening.spec import Spec, bind
 from hardening.threat import ThreatModel
 
 PLAIN = Pace(1, 1, 0)
@@ -96,7 +95,7 @@ def test_a_budget_too_small_to_harden_is_refused_with_the_one_that_would_do():
 def test_what_is_chosen_is_trained_and_said_with_its_reason(
     model, data, threat, generator, recorder, bits
 ):
-    hardened = auto(model, data, threat, generator(), recorder, multiples=30)
+    hardened = auto(model, data, threat, generator(), recorder, budget=Budget(multiples=30))
 
     loop = Loop(epochs=15, batch_size=32)
     same = n_fgsm(model, data, threat, generator(), Silent(), loop=loop)
@@ -110,21 +109,14 @@ def test_what_is_chosen_is_trained_and_said_with_its_reason(
 
 def test_nothing_is_trained_where_the_budget_is_too_small(model, data, threat, generator, recorder):
     with pytest.raises(ConfigError, match="auto: got a budget of 2 epochs of plain training, too"):
-        auto(model, data, threat, generator(), recorder, multiples=2)
+        auto(model, data, threat, generator(), recorder, budget=Budget(multiples=2))
 
     assert recorder.kept is None
     assert recorder.total is None
 
 
-def test_two_budgets_are_refused():
-    defense = bind(DEFENSES, Spec(name="auto", params={"multiples": 2, "minutes": 1}))
-
-    with pytest.raises(ConfigError, match="auto: got 2 multiples and 1 minutes, expected one of"):
-        defense(None, None, None, None, Silent())
-
-
 def test_keep_clean_is_the_loop_s_dial_and_is_said_too(model, data, threat, generator, recorder):
-    auto(model, data, threat, generator(), recorder, multiples=30, keep_clean=0.5)
+    auto(model, data, threat, generator(), recorder, budget=Budget(multiples=30), keep_clean=0.5)
 
     assert any(line.startswith("keep_clean: 100% of the way") for line in recorder.lines)
 
@@ -164,12 +156,12 @@ def test_an_interrupted_run_does_not_choose_again_and_ends_with_the_same_bits(
 
     recorder.save = stop
     with pytest.raises(Stopped):
-        auto(model, data, threat, generator(), recorder, minutes=0.5)
+        auto(model, data, threat, generator(), recorder, budget=Budget(minutes=0.5))
     recorder.save = save
 
-    resumed = auto(model, data, threat, generator(), recorder, minutes=0.5)
+    resumed = auto(model, data, threat, generator(), recorder, budget=Budget(minutes=0.5))
 
-    whole = auto(model, data, threat, generator(), Silent(), multiples=30)
+    whole = auto(model, data, threat, generator(), Silent(), budget=Budget(multiples=30))
     assert bits(resumed) == bits(whole)
     assert recorder.lines[0] == recorder.lines[1]
     assert "at 1 s an epoch of plain training" in recorder.lines[0]
@@ -179,6 +171,6 @@ def test_an_interrupted_run_does_not_choose_again_and_ends_with_the_same_bits(
 def test_its_cost_is_its_budget():
     passes = declaration(auto).passes
 
-    assert passes({"multiples": 12, "minutes": None}) == 12
-    assert passes({"multiples": None, "minutes": None}) == 40
-    assert passes({"multiples": None, "minutes": 3}) == float("inf")
+    assert passes({"budget": Budget(multiples=12)}) == 12
+    assert passes({"budget": Budget()}) == 40
+    assert passes({"budget": Budget(minutes=3)}) == float("inf")

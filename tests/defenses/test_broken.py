@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 from torch.nn import functional as F
 
 from attacks.apgd import apgd
@@ -76,6 +77,19 @@ def left(digits):
     return measure
 
 
+def blind(model, images):
+    """The alarm of gradients that are exactly zero."""
+    everything = torch.ones(len(images), dtype=torch.bool)
+    problem = (model, images, everything, Probes(*[pgd] * 8), THREAT, 0, Limits(), ["G5"])
+    (alarm,) = diagnose(*problem, Silent()).alarms
+    return alarm
+
+
+class Louder(nn.Module):
+    def forward(self, logits):
+        return 1000 * logits
+
+
 def test_a_student_s_logits_grow_with_the_temperature_and_its_gradients_vanish(
     model, data, generator
 ):
@@ -120,19 +134,23 @@ def test_distillation_withstands_cross_entropy_alone_and_an_alarm_says_so(
     assert left(pgd, student, steps=40) > 0.85
     assert left(apgd, student, steps=50, loss="dlr") < 0.05
     file = Twin(export(student, SHAPE))
-    (alarm,) = diagnose(
-        file,
-        held_out,
-        torch.arange(len(held_out)),
-        Probes(*[pgd] * 8),
-        THREAT,
-        0,
-        Limits(),
-        ["G5"],
-        Silent(),
-    ).alarms
+    alarm = blind(file, held_out)
     assert alarm.fired
     assert alarm.value > 0.8
+
+
+@pytest.mark.slow
+def test_logits_a_thousand_times_larger_hide_from_cross_entropy_alone_and_an_alarm_says_so(
+    digits, control, left
+):
+    held_out = digits[1]
+    loud = Twin(export(nn.Sequential(control, Louder()).eval(), SHAPE))
+
+    assert left(pgd, loud, steps=40) > left(pgd, control, steps=40) + 0.1
+    by_ratio = {model: left(apgd, model, steps=50, loss="dlr") for model in (control, loud)}
+    assert by_ratio[loud] == pytest.approx(by_ratio[control], abs=0.02)
+    assert not blind(control, held_out).fired
+    assert blind(loud, held_out).fired
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from defenses.standard import standard
 from defenses.training import Loop
 from defenses.watched import watching
 from hardening.attack import stands
-from hardening.errors import ConfigError, ModelError
+from hardening.errors import ModelError
 from hardening.log import Silent
 from hardening.models import files
 from hardening.models.architecture import Architecture, build
@@ -123,11 +123,6 @@ def test_a_network_without_pictures_inside_is_refused(data, seeded):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ModelError, match="expected a convolutional network"):
         detector(flat, data, THREAT, seeded(), Silent())
-
-
-def test_options_for_a_classifier_that_is_trained_are_refused(classifier, data, seeded):
-    with pytest.raises(ConfigError, match="anchor or keep_clean"):
-        detector(classifier, data, THREAT, seeded(), Silent(), loop=Loop(keep_clean=0.9))
 
 
 def test_the_form_is_built_without_touching_global_randomness(model):

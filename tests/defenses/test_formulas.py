@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from defenses.compactness import compact, compactness, terms
 from defenses.extreme_norm import draw, either, extreme_norm, extremes, implied
 from defenses.fast_bat import Step, bilevel, fast_bat, one_step, with_implicit_term
-from defenses.free import carrying, free
+from defenses.free import carrying
 from defenses.helper import helped
 from defenses.mart import boosted, misclassification_aware
 from defenses.training import Loop
@@ -128,11 +128,6 @@ def test_a_free_perturbation_stays_within_eps_over_many_steps(linear, batch):
 
     assert LINF.contains(x, LINF.project(x, x + carried)).all()
     assert carried.abs().max() <= LINF.eps * 1.0001
-
-
-def test_free_refuses_parts_of_a_batch(model, data, generator):
-    with pytest.raises(ConfigError, match="free: got accumulate 2, expected 1"):
-        free(model, data, LINF, generator(), Silent(), loop=Loop(accumulate=2))
 
 
 # Fast-BAT

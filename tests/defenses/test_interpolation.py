@@ -89,13 +89,6 @@ def test_a_file_is_dialled_too(trained, data, threat, generator):
     assert mixed.data != file.data
 
 
-def test_another_floor_beside_its_own_is_refused(data):
-    defense = bind(DEFENSES, Spec(name="interpolation", params={"keep_clean": 0.9}))
-
-    with pytest.raises(ConfigError, match=r"interpolation: got keep_clean 0.9 beside drop"):
-        defense(None, data, None, None, Silent())
-
-
 def test_only_what_trains_from_the_given_weights_can_be_dialled():
     with pytest.raises(ConfigError, match=r"interpolation\.of"):
         bind(DEFENSES, Spec(name="interpolation", params={"of": "quantization"}))

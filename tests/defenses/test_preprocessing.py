@@ -13,6 +13,7 @@ from attacks.pgd import pgd
 from defenses import DEFENSES, FORMS
 from defenses.bit_depth import Squeeze, bit_depth
 from defenses.jpeg import Codec, jpeg, quantization_tables
+from defenses.n_fgsm import n_fgsm
 from defenses.standard import standard
 from defenses.training import Loop
 from hardening.deployment.contract import Contract, contract_of, with_contract
@@ -187,3 +188,21 @@ def test_a_careless_attack_finds_nothing_and_one_through_the_twin_everything(
 
     assert left(form) > 0.9
     assert left(twin) < 0.1
+
+
+@pytest.mark.parametrize(("form", "led"), [("model", False), ("file", True)])
+def test_behind_rounding_a_training_meets_gradients_in_a_file_alone(
+    form, led, model, data, threat, generator, monkeypatch
+):
+    """Why a configuration may not train a model of ours behind it."""
+    front = bit_depth(model, data, threat, generator(), Silent())
+    if form == "file":
+        front = Twin(export(front, (1, 8, 8)))
+    seen, ascend = [], ThreatModel.ascend
+    monkeypatch.setattr(
+        ThreatModel, "ascend", lambda self, g: seen.append(bool(g.any())) or ascend(self, g)
+    )
+
+    n_fgsm(front, data, threat, generator(), Silent(), loop=Loop(epochs=2, batch_size=32))
+
+    assert set(seen) == {led}

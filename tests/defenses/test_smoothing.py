@@ -8,7 +8,10 @@ from attacks.adaptive.expectation import expectation
 from attacks.pgd import pgd
 from defenses.smoothing import noisy, noisy_accuracy, smoothing
 from defenses.training import Loop
-from hardening.certify.smoothing import certify
+from hardening.certify.smoothing import smoothing as certifier
+from hardening.deployment.export import export
+from hardening.deployment.session import Session
+from hardening.deployment.twin import Twin
 from hardening.log import Silent
 from hardening.threat import ThreatModel
 
@@ -51,29 +54,30 @@ def test_it_is_more_often_right_under_its_noise(model, data, threat, generator):
 
 @pytest.mark.slow
 def test_no_attack_undercuts_the_certificate_at_any_radius(digits, control, generator):
-    """Of the smoothed classifier, attacked through the mean over its noise, on digits in L2."""
+    """Of the file's smoothed classifier, attacked by the mean over its noise, on digits in L2."""
     (data, held_out), sigma = digits, 0.25
     test = held_out.first(100)
     threat = ThreatModel(norm="l2", eps=0.25)
     model = smoothing(
         control, data, threat, generator(1), Silent(), sigma=sigma, loop=Loop(epochs=10)
     )
-    options = (sigma, 100, 1000, 0.001)
-    proof = certify(model, test, threat, generator(2), Silent(), *options)
+    file = export(model, (1, 8, 8))
+    session, twin = Session(file), Twin(file)
+    proof = certifier(file, test, threat, generator(2), Silent(), sigma=sigma)
     assert proof.accuracy.value > 0.5
 
-    def noise(z):
-        return model(z + sigma * torch.randn(z.shape, generator=noises))
+    def shaken(z):
+        return z + sigma * torch.randn(z.shape, generator=noises)
 
     def smoothed(z, draws=1000):
-        votes = torch.stack([noise(z).argmax(1) for _ in range(draws)])
+        votes = torch.stack([session(shaken(z)).argmax(1) for _ in range(draws)])
         return votes.mode(0).values
 
     noises = generator(3)
     x, y = test.floats(), test.labels
     for radius in (0.1, 0.25, 0.5, 0.75):
         ball = ThreatModel(norm="l2", eps=radius)
-        averaged = expectation(noise, draws=20)
+        averaged = expectation(lambda z: twin(shaken(z)), draws=20)
         x_adv = pgd(averaged, x, y, ball, generator(4), steps=20).x_adv
         attacked = float((smoothed(x_adv) == y).float().mean())
         certified = sum(found > radius for found in proof.radii) / len(test)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from defenses import DEFENSES
 from flows.config import load, load_gate, parse
-from flows.validate import cautions, validate
+from flows.validate import LAST, ROUNDING, UNLED, cautions, validate
 from hardening.errors import ConfigError
 
 RECIPES = sorted(
@@ -148,6 +149,31 @@ UNKNOWN = {
         [{"name": "stochastic_activation_pruning"}, {"name": "quantization"}],
         "got stochastic_activation_pruning before quantization, expected it last",
     ),
+    "two budgets": (
+        ["candidates", "tuned"],
+        [{"name": "auto", "params": {"multiples": 2, "minutes": 1}}],
+        "candidates.tuned.0: auto: got 2 multiples and 1 minutes, expected one of them",
+    ),
+    "parts of a batch that is carried on": (
+        ["candidates", "tuned"],
+        [{"name": "n_fgsm"}, {"name": "free", "params": {"accumulate": 2}}],
+        "candidates.tuned.1: free.accumulate: Input should be 1, got 2",
+    ),
+    "two dials": (
+        ["candidates", "tuned"],
+        [{"name": "interpolation", "params": {"keep_clean": 0.9}}],
+        "candidates.tuned.0: interpolation.keep_clean: Input should be None, got 0.9",
+    ),
+    "a detector's classifier held back": (
+        ["candidates", "tuned"],
+        [{"name": "detector", "params": {"anchor": 0.5}}],
+        "candidates.tuned.0: detector.anchor: Input should be 0, got 0.5",
+    ),
+    "training behind rounding": (
+        ["candidates", "tuned"],
+        [{"name": "jpeg"}, {"name": "smooth_activation"}, {"name": "trades"}],
+        "candidates.tuned.2: got trades after jpeg, expected it before: jpeg passes no gradient",
+    ),
     "no attack at all": (["evaluation", "attacks"], [], "evaluation.attacks: got an empty list"),
 }
 
@@ -171,6 +197,17 @@ def test_a_defense_with_nothing_set_is_its_name_alone(content, chain):
     assert [spec.model_dump() for spec in config.candidates["tuned"]] == [
         {"name": "auto", "params": {}}
     ]
+
+
+def test_the_rules_on_chains_are_about_defenses_that_there_are():
+    assert {*LAST, *ROUNDING, *UNLED} <= set(DEFENSES)
+
+
+def test_a_file_is_trained_behind_rounding_that_gradients_pass(content):
+    content["candidates"] = {"tuned": ["bit_depth", "n_fgsm"]}
+    content["model"], content["training"] = {"onnx": "m.onnx"}, None
+
+    validate(parse(content, "run.yaml"))
 
 
 @pytest.mark.parametrize(("certified", "told"), [(0.25, False), (0.5, True)])

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from flows.__main__ import main
 from hardening.deployment.contract import Contract, with_contract
@@ -44,6 +46,19 @@ def test_a_file_that_carries_no_contract_says_what_it_is_taken_for(inspect):
     )
     assert rows["output"] == "scores: FLOAT (batch, 16)"
     assert rows["tried on"] == "(1, 4, 4), 1 and 64 at a time"
+
+
+def test_a_file_that_runs_no_likely_images_says_why_not_the_last_ones(inspect):
+    """It says any size and takes one that nobody guesses; that is no reason to refuse it."""
+    head, body = HEAD.replace("4,4", "H,W"), "{ f = Flatten(images) y = MatMul(f, w) }"
+    model = onnx.parser.parse_model(f"{head} (float[batch,K] y) {body}")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((48, 2), np.float32), "w"))
+    code, rows, _ = inspect(model.SerializeToString())
+    assert code == 0
+    assert rows["tried on"].startswith(
+        "no images: none of likely sizes fit what it leaves open; "
+        "ONNX Runtime does not run images (1, 1, 224, 224): "
+    )
 
 
 def test_the_contract_that_a_file_carries_is_shown(inspect):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import minimize
 
-from hardening.balls import ROUNDING, per_image, spread
+from hardening.balls import SLACK, per_image, spread
 from hardening.spec import one_line
 from hardening.threat import ThreatModel
 
@@ -97,8 +97,8 @@ def test_outside_is_told_from_inside(norm):
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_rounding_is_forgiven_and_no_more(norm):
     threat, x = ThreatModel(norm=norm, eps=0.25), torch.zeros(1, 1)
-    assert threat.contains(x, x + 0.25 * (1 + ROUNDING / 2))
-    assert not threat.contains(x, x + 0.25 * (1 + 2 * ROUNDING))
+    assert threat.contains(x, x + 0.25 * (1 + SLACK / 2))
+    assert not threat.contains(x, x + 0.25 * (1 + 2 * SLACK))
 
 
 def test_l0_counts_the_numbers_that_differ_in_any_bit():

@@ -363,6 +363,21 @@ def test_a_champion_falls_only_to_a_difference_beyond_the_noise():
     assert near.against_champion.difference == pytest.approx(3 / IMAGES)
 
 
+@pytest.mark.parametrize("robust", [1, 150])
+def test_nothing_is_promoted_over_a_champion_that_was_not_evaluated(robust):
+    """What stands of it says nothing: it is neither beaten nor better."""
+    note = "no twin of it: operator Foo"
+    champion = model("champion", "champion", robust=robust, attacks=[], notes=[note])
+    verdict = judge(run(control(), model("a", robust=110), champion), Gate())
+
+    assert (verdict.passed, verdict.chosen, verdict.promote) == (True, "a", False)
+    assert verdict.against_champion is None
+    assert verdict.reason == (
+        "the champion's robust accuracy is NOT EVALUATED, "
+        f"due attacks are missing: white-box; {note}"
+    )
+
+
 def test_a_champion_is_not_promoted_over_itself():
     candidate = model("a")
     champion = model("champion", "champion", robust=1, file=candidate.file)

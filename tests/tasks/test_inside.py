@@ -179,8 +179,7 @@ def test_others_lead_attacks_on_it_and_queries_reach_it(bench, few_draws, model)
     assert asked["kind"] == "gradient-free"
 
 
-def test_gates_that_take_one_answer_for_granted_are_left_out_for_a_random_model(bench, few_draws):
-    gates = ["G1", "G2", "G3", "G4", "G5", "G6"]
+def diagnosed(bench, model, gates):
     settings = {
         "threat": THREAT,
         "sample": 4,
@@ -189,11 +188,20 @@ def test_gates_that_take_one_answer_for_granted_are_left_out_for_a_random_model(
         "limits": LIMITS,
         "seed": 0,
     }
-    found = bench.json(
-        bench.do(diagnose_file, "pruned", None, None, "images", (), (), gates=gates, **settings)[
-            "alarms"
-        ]
-    )
+    made = bench.do(diagnose_file, model, None, None, "images", (), (), gates=gates, **settings)
+    return bench.json(made["alarms"])
+
+
+def test_to_be_rejected_is_no_class_that_a_backdoor_leads_to(bench):
+    (scan,) = [
+        alarm for alarm in diagnosed(bench, "watched", ["G2", "G19"]) if alarm["gate"] == "G19"
+    ]
+    assert scan["value"] is None
+    assert "rejected is no class" in scan["detail"]
+
+
+def test_gates_that_take_one_answer_for_granted_are_left_out_for_a_random_model(bench, few_draws):
+    found = diagnosed(bench, "pruned", ["G1", "G2", "G3", "G4", "G5", "G6"])
     moot = {alarm["gate"] for alarm in found if "random on purpose" in alarm["detail"]}
     assert moot == {"G1", "G3", "G6", "G17"}
     assert {alarm["gate"] for alarm in found if alarm["value"] is not None} == {"G4", "G5"}

@@ -53,9 +53,9 @@ def local_response_normalization(
 
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """LpNormalization."""
-    result: Tensor = x / x.norm(p, axis, keepdim=True)
-    return result
+    """LpNormalization; zeros stay zeros, as in ONNX Runtime."""
+    length: Tensor = x.norm(p, axis, keepdim=True)
+    return x / length.masked_fill(length == 0, 1)
 
 
 NORMALIZATION: dict[str, Callable[..., Tensor]] = {

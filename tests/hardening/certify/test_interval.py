@@ -190,7 +190,6 @@ HEADS = {
 SQUASHINGS = {
     "softmax": [("Softmax", "z", "p", {"axis": 1})],
     "log-softmax": [("LogSoftmax", "z", "p", {"axis": 1})],
-    "Sigmoid": [("Sigmoid", "z", "p", {})],
 }
 
 

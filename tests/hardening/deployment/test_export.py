@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hardening.deployment.export import export
+from hardening.deployment.export import export, strip
 from hardening.deployment.parity import prove
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
@@ -69,6 +69,18 @@ def test_one_file_named_ends_no_path_no_text(float_file):
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 20)]
     for secret in (str(Path.cwd()), str(Path.home()), "site-packages", ".py", "File ", "conftest"):
         assert secret.encode() not in float_file
+
+
+@pytest.mark.parametrize("spelt", ["", "ai.onnx"])
+def test_the_standard_operators_keep_their_set_however_it_is_spelt(spelt):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "ai.onnx.ml" : 3, "com.microsoft" : 1]> '
+        "g (float[batch,1,4,4] x) => (float[batch,16] y) { y = Flatten(x) }"
+    )
+    proto.opset_import[0].domain = spelt
+
+    assert [(entry.domain, entry.version) for entry in strip(proto).opset_import] == [(spelt, 20)]
+    assert Session(proto.SerializeToString())(torch.ones(1, 1, 4, 4)).sum() == 16
 
 
 def test_the_same_model_gives_the_same_bytes(models, floats, tools):

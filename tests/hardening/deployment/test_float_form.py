@@ -158,6 +158,40 @@ def test_integers_that_only_move_keep_their_meaning(tools):
     torch.testing.assert_close(Twin(float_form(graph))(x), -x.flatten(1).repeat(1, 2))
 
 
+def shared(scales):
+    """20 products of integers with one stored matrix, read with these scales one after another."""
+    count = 20
+    products = " ".join(
+        f"q{i + 1} = QLinearMatMul(q{i}, s, z, w, s{i % len(scales)}, v, s, z)"
+        for i in range(count)
+    )
+    stored = ", ".join(f"float s{i} = {{{scale}}}" for i, scale in enumerate(scales))
+    model = onnx.parser.parse_model(
+        f"{HEAD} g (float[batch,1,8,8] x) => (float[batch,64] y) "
+        f"<float s = {{0.02}}, uint8 z = {{3}}, int8 v = {{0}}, {stored}> {{ f = Flatten(x) "
+        f"q0 = QuantizeLinear(f, s, z) {products} y = DequantizeLinear(q{count}, s, z) }}",
+    )
+    weight = np.roll(np.eye(64, dtype=np.int8), 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model.SerializeToString()
+
+
+def test_a_tensor_that_many_operators_read_is_converted_once():
+    """Else a small file could ask for any memory."""
+    data = shared([1.0])
+    form, x = float_form(data), torch.rand(30, 1, 8, 8)
+
+    assert sum(len(t.raw_data) for t in onnx.load_model_from_string(form).graph.initializer) < 17000
+    assert compare(Session(form)(x), Session(data)(x)).max_difference <= 0.02
+    assert compare(Session(form)(x), x.flatten(1).roll(20, 1)).max_difference < 1e-5
+
+
+def test_a_form_that_is_far_larger_than_its_file_is_none():
+    scales = [1 + 2**-i for i in range(20)]
+    with pytest.raises(NoFloatForm, match=r"in floats its tensors are more than 8 times as large$"):
+        float_form(shared(scales))
+
+
 def test_bytes_that_are_no_file_are_refused_as_everywhere():
     with pytest.raises(ModelError, match="no ONNX graph"):
         float_form(b"")

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from hardening.deployment.contract import Contract, with_contract
 from hardening.deployment.export import export
-from hardening.deployment.layers import Layer, layers, prove_twin
+from hardening.deployment.layers import Pair, layers, prove_twin
 from hardening.deployment.quantize import quantize_int8
 from hardening.deployment.session import Session
 from hardening.deployment.twin import Twin
@@ -118,6 +118,28 @@ def test_the_node_that_differs_is_named_whatever_the_contract(tensor, theirs, to
     assert f"; first {node.op_type} {node.name!r} (tensor {tensor!r}): " in str(caught.value)
 
 
+def test_what_a_last_sigmoid_reads_are_logits_whatever_the_contract(tools):
+    """They lie outside [0, 1]; a parity that fails here must still name its node."""
+    data = with_contract(
+        tools.parsed(
+            '<ir_version: 10, opset_import: ["" : 20]> g (float[batch,1,4,4] x) => '
+            "(float[batch,16] y) <float s = {9.0}, float c = {0.5}> "
+            "{ f = Flatten(x) d = Sub(f, c) m = Mul(d, s) y = Sigmoid(m) }"
+        ),
+        Contract(outputs="probabilities"),
+    )
+    twin, x = Twin(data), torch.rand(20, 1, 4, 4)
+    found = layers(twin, x)
+
+    assert [pair.tensor for pair in found] == ["f", "d", "m"]
+    assert found[-1].theirs.min() < -1
+    assert not any(pair.differs(1e-5) for pair in found)
+
+    step(twin, "m").compute = lambda *inputs: 1.01 * inputs[0] * inputs[1]
+    with pytest.raises(ParityError, match=r"; first Mul '' \(tensor 'm'\): "):
+        prove_twin("twin", twin, Session(data), x)
+
+
 def test_a_larger_fixed_batch_is_filled_up(theirs, tools):
     model = onnx.load_model_from_string(theirs)
     for end in (*model.graph.input, *model.graph.output):
@@ -134,9 +156,9 @@ def test_what_is_not_finite_in_one_form_alone_differs():
     node = onnx.helper.make_node("Log", ["x"], ["y"])
     fine, bad = torch.tensor([0.0, -torch.inf]), torch.tensor([torch.nan, -torch.inf])
 
-    assert Layer(node, "y", fine, bad).differs(1e-4)
-    assert Layer(node, "y", fine + 1, fine).differs(1e-4)
-    assert not Layer(node, "y", bad, bad).differs(1e-4)
+    assert Pair(node, "y", fine, bad).differs(1e-4)
+    assert Pair(node, "y", fine + 1, fine).differs(1e-4)
+    assert not Pair(node, "y", bad, bad).differs(1e-4)
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from onnx import numpy_helper
 
 from hardening.deployment import opening
 from hardening.deployment.contract import Contract, with_contract
+from hardening.deployment.float_form import float_form
 from hardening.deployment.opening import Opening, likely, try_out
 from hardening.deployment.sandbox import Limits, open_once
 from hardening.deployment.session import CHUNK, Session
 from hardening.deployment.twin import Twin
-from hardening.errors import ModelError
+from hardening.errors import ModelError, NoFloatForm
 
 GIB = 1 << 30
 
@@ -91,6 +92,35 @@ def test_session_and_twin_run_as_an_evaluation_runs_them(runs):
     assert runs["twin"][-2:] == [((CHUNK, 1, 4, 4), False), ((8, 1, 4, 4), True)]
 
 
+QUANTIZED = parsed(
+    f"{HEAD} <float s = {{0.01}}, uint8 z = {{0}}> "
+    "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) n = Neg(d) y = Flatten(n) }"
+)
+
+
+def test_the_float_form_of_an_int8_file_is_made_and_run_there_too(runs, monkeypatch):
+    made = []
+    monkeypatch.setattr(opening, "float_form", lambda data: made.append(data) or float_form(data))
+    try_out(QUANTIZED, Opening())
+
+    assert made == [QUANTIZED]
+    assert runs["session"] == 2 * [(1, 1, 4, 4), (CHUNK, 1, 4, 4)]
+    assert runs["twin"][-2:] == [((CHUNK, 1, 4, 4), False), ((8, 1, 4, 4), True)]
+    assert len([grad for _, grad in runs["twin"] if grad]) == 2
+
+
+def test_a_file_without_a_float_form_may_pass_and_one_whose_form_swells_does_not(monkeypatch):
+    def refuses(_):
+        raise NoFloatForm(reason)
+
+    monkeypatch.setattr(opening, "float_form", refuses)
+    reason = "operator Max on integers has no float form"
+    assert try_out(QUANTIZED, Opening()).shape == (1, 4, 4)
+    reason = "[enforce fail] cannot allocate memory"
+    with pytest.raises(NoFloatForm, match="cannot allocate"):
+        try_out(QUANTIZED, Opening())
+
+
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
@@ -103,12 +133,12 @@ def test_session_and_twin_run_as_an_evaluation_runs_them(runs):
     ],
 )
 def test_what_a_file_leaves_open_is_filled_as_is_likely(head, expected):
-    assert try_out(parsed(f"{head} {POOL}"), Opening()) == expected
+    assert try_out(parsed(f"{head} {POOL}"), Opening()).shape == expected
 
 
 def test_the_images_are_the_dataset_s_where_it_is_known():
     data = parsed(f"{OPEN} {POOL}")
-    assert open_once(data, "file.onnx", Opening(shape=(4, 5, 6))) == (4, 5, 6)
+    assert open_once(data, "file.onnx", Opening(shape=(4, 5, 6))).shape == (4, 5, 6)
 
 
 def test_a_file_that_needs_larger_images_is_tried_on_larger_ones():
@@ -118,7 +148,7 @@ def test_a_file_that_needs_larger_images_is_tried_on_larger_ones():
         "p = GlobalAveragePool(c) y = Flatten(p) }",
         w=weights,
     )
-    assert try_out(data, Opening()) == (3, 224, 224)
+    assert try_out(data, Opening()).shape == (3, 224, 224)
     with pytest.raises(ModelError, match=r"ONNX Runtime does not run images \(1, 3, 32, 32\)"):
         try_out(data, Opening(shape=(3, 32, 32)))
 
@@ -133,14 +163,16 @@ def test_a_guess_of_ours_is_no_reason_to_refuse_a_file():
         f"{OPEN.replace('C,', '3,')} {{ f = Flatten(x) y = MatMul(f, w) }}",
         w=np.zeros((3 * 48 * 48, 10), np.float32),
     )
-    assert try_out(data, Opening()) == ()
-    assert try_out(data, Opening(shape=(3, 48, 48))) == (3, 48, 48)
+    tried = try_out(data, Opening())
+    assert tried.shape == ()
+    assert tried.refusal.startswith("ONNX Runtime does not run images (1, 3, 224, 224): ")
+    assert try_out(data, Opening(shape=(3, 48, 48))).shape == (3, 48, 48)
 
 
 def test_a_contract_of_the_user_is_kept():
     data = parsed(f"{OPEN.replace('C,H,W', 'H,W,3')} {POOL}")
     what = Opening(contract=Contract(layout="NHWC"), shape=(3, 9, 9))
-    assert try_out(data, what) == (3, 9, 9)
+    assert try_out(data, what).shape == (3, 9, 9)
     other = Opening(contract=Contract(range="0..255"))
     with pytest.raises(ModelError, match=r"^file\.onnx: carries the contract") as caught:
         open_once(with_contract(data, Contract(layout="NHWC")), "file.onnx", other)
@@ -184,7 +216,7 @@ def test_a_file_that_swells_where_gradients_are_taken_does_so_in_the_child():
 @pytest.mark.slow
 def test_a_file_that_swells_with_an_open_side_does_so_at_the_dataset_s():
     small, large = (Opening(shape=(3, side, side)) for side in (8, 64))
-    assert open_once(growing(), "file.onnx", small, Limits(memory=GIB)) == (3, 8, 8)
+    assert open_once(growing(), "file.onnx", small, Limits(memory=GIB)).shape == (3, 8, 8)
     with pytest.raises(ModelError, match=r"^file\.onnx: opening it took more than 1 GiB of memory"):
         open_once(growing(), "file.onnx", large, Limits(memory=GIB))
 

@@ -52,7 +52,7 @@ def slow():
 def test_a_good_file_opens(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
-    assert open_once(parsed(GOOD), "file.onnx") == (1, 4, 4)
+    assert open_once(parsed(GOOD), "file.onnx").shape == (1, 4, 4)
 
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
@@ -76,16 +76,18 @@ def test_a_file_that_never_ends_is_refused_in_time():
     assert time.monotonic() - start < 12
 
 
+YES = 'print(\'{"outcome": "ready", "text": "", "tried": {"shape": []}}\')'
+
 BODIES = {
     "crash": ("import os; os.kill(os.getpid(), 11)", r"opening it crashed \(signal 11\)"),
     "silence": ("pass", "ended with code 0 and no verdict"),
     "a lie": ("print('[]')", "no verdict"),
     "a lie with an error code": (
-        'import sys; print(\'{"outcome": "ready", "text": "", "ran": []}\'); sys.exit(3)',
+        f"import sys; {YES}; sys.exit(3)",
         "^file.onnx: $",
     ),
     "escapes": (
-        'print(\'{"outcome": "refused", "ran": [], "text": "a\\\\u001b[2J\\\\nb"}\')',
+        'print(\'{"outcome": "refused", "tried": {"shape": []}, "text": "a\\\\u001b[2J\\\\nb"}\')',
         r"^file\.onnx: a \[2J b$",
     ),
     "a flood": (
@@ -106,6 +108,13 @@ def test_whatever_the_child_does_the_parent_says_one_line(what, monkeypatch):
     assert str(got.value).isprintable()
 
 
+def test_why_it_took_no_images_is_one_line_too(monkeypatch):
+    refusal = YES.replace('"shape": []', '"shape": [], "refusal": "a\\\\u001b[2J\\\\nb"')
+    monkeypatch.setattr(sandbox, "CHILD", refusal)
+
+    assert open_once(b"", "file.onnx").refusal == "a [2J b"
+
+
 def test_the_child_has_neither_our_environment_nor_our_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.chdir(tmp_path)
@@ -114,8 +123,7 @@ def test_the_child_has_neither_our_environment_nor_our_folder(tmp_path, monkeypa
         sandbox,
         "CHILD",
         "import json, os; seen = [dict(os.environ), os.getcwd(), os.listdir('.')]\n"
-        f"json.dump(seen, open({str(seen)!r}, 'w'))\n"
-        'print(\'{"outcome": "ready", "text": "", "ran": []}\')',
+        f"json.dump(seen, open({str(seen)!r}, 'w'))\n{YES}",
     )
 
     open_once(b"", "file.onnx")

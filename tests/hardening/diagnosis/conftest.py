@@ -108,6 +108,12 @@ def digits():
 
 
 @pytest.fixture(scope="session")
+def learn():
+    """`learn(x, y, epochs)`: a model trained on these images."""
+    return fit
+
+
+@pytest.fixture(scope="session")
 def zoo(digits):
     """`zoo(name)`: a model trained once; `std` and `at` are healthy."""
     train = partial(fit, digits[0][:TRAINED], digits[1][:TRAINED])

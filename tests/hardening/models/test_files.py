@@ -1,3 +1,4 @@
+import onnx
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
@@ -96,3 +97,11 @@ def test_a_header_that_does_not_fit_is_refused(old, new, error):
 
     with pytest.raises(error):
         files.load(changed)
+
+
+def test_an_onnx_file_is_never_taken_for_a_saved_model():
+    # The ninth byte, where the header of a saved model starts with a brace.
+    data = onnx.ModelProto(ir_version=10, producer_name="test{x").SerializeToString()
+    assert data[8:9] == b"{"
+    assert not files.is_saved(data)
+    assert files.is_saved(files.save(used()))

@@ -61,8 +61,10 @@ def test_certified_needs_a_proof(made):
     nothing = seen(made, candidate(made, "CERTIFIED", certificates=[made.certificate("file", 0)]))
 
     assert status(proven, proven.models["x"]) == "CERTIFIED"
-    assert rows(proven)[0].certified.startswith("40.0 % (file, linf 0.1")
+    assert rows(proven)[0].certified.startswith("40.0 % (file)")
     assert status(nothing, nothing.models["x"]) == "SOLID"
+    no_gain = seen(made, candidate(made, "CERTIFIED", robust=0.03))
+    assert status(no_gain, no_gain.models["x"]) == "BROKEN"
     assert rows(nothing)[0].certified == "–"
 
 
@@ -73,10 +75,8 @@ def test_a_proof_in_another_norm_is_told_where_there_is_none_at_the_threat(made)
     run = seen(made, candidate(made, "CERTIFIED", certificates=[smoothed]))
     (row,) = rows(run)
 
-    assert row.certified == (
-        "none at smoothed classifier, linf 0.1; 1.5 % within some l2, median radius 0.3"
-    )
-    assert row.status == "CERTIFIED"
+    assert row.certified == "only in l2: 1.5 % (smoothed classifier), median radius 0.3"
+    assert row.status == "SOLID"
 
 
 def test_without_its_due_attacks_a_defense_has_no_worst_case_and_no_status(made):
@@ -88,12 +88,12 @@ def test_without_its_due_attacks_a_defense_has_no_worst_case_and_no_status(made)
     assert "86.5" not in str(row._replace(adaptive=""))
 
 
-def test_the_last_defense_of_a_chain_gives_claim_and_status(made):
-    chain = [declared("BROKEN", "first"), declared("SOLID", "last")]
+def test_a_chain_claims_what_its_last_link_does_and_is_as_strong_as_its_weakest(made):
+    chain = [declared("AT-BASED", "first"), declared("NO DEFENSE"), declared("SOLID", "last")]
     (row,) = rows(seen(made, made.model("x", declared=chain)))
 
-    assert (row.claim, row.declared) == ("last", "SOLID")
-    assert row.mechanism == "noise; then noise"
+    assert (row.claim, row.declared) == ("last", "AT-BASED")
+    assert row.mechanism == "noise; then noise; then noise"
 
 
 def test_cost_without_a_plain_training_beside_it_is_in_passes_and_by_the_clock_in_seconds(made):

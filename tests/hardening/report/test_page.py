@@ -277,5 +277,5 @@ def test_what_was_chosen_for_the_user_stands_beside_what_was_tested(made):
 
     rows = dict(words.tested(run.model_copy(update={"models": models})))
 
-    assert rows["Chosen"] == f"{tuned}: {choice}"
-    assert "Chosen" not in dict(words.tested(run))
+    assert rows["Settings chosen"] == f"{tuned}: {choice}"
+    assert "Settings chosen" not in dict(words.tested(run))
