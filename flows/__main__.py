@@ -24,6 +24,8 @@ threat model, candidate chains of defenses and a gate.
   temper promote CONFIG N is version N better than the champion? if so, make it champion
   temper history MODEL    every champion there was, and why (temper rollback MODEL: the one before)
   temper inspect FILE     what an ONNX file says of itself, and whether that is so
+  temper receive          tell Prefect of every version that is registered in MLflow
+  temper doctor           is everything there that Temper uses? if not, what to do
   temper list attacks     every attack with its parameters (also: defenses, datasets, models)
 """
 
@@ -36,6 +38,7 @@ environment:
                        most that opening a foreign ONNX file may take (default 120 s, 4 GiB)
   MLFLOW_TRACKING_URI  an MLflow server (default: a database in TEMPER_HOME)
   PREFECT_API_URL      a Prefect server (default: one of our own, started and ended as needed)
+  TEMPER_WEBHOOK_SECRET  with which MLflow signs what `temper receive` believes
   AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   for s3:// addresses
 
 exit codes: 0 passed, 1 the gate was not met, 2 wrong usage or input, 3 the run failed
@@ -67,6 +70,17 @@ verdict as tags in any case. Of several that try at once, the best is champion i
   temper promote flows/configs/digits.yaml 3
 
 exit codes: 0 promoted, or champion already; 1 it is not; 2 wrong usage or input; 3 the run failed
+"""
+
+
+RECEIVE = """\
+Listen for webhooks of MLflow's model registry (POST /mlflow) and tell Prefect of every new version,
+as the event temper.model-version.created. Deliveries that are not signed with
+TEMPER_WEBHOOK_SECRET, too old, too large or repeated are refused.
+
+  TEMPER_WEBHOOK_SECRET=... PREFECT_API_URL=http://host:4200/api temper receive --port 4300
+
+Runs until it is told to end. GET /health says whether it is there.
 """
 
 
@@ -138,6 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     inspect.formatter_class = argparse.RawDescriptionHelpFormatter
     inspect.add_argument("file", metavar="FILE", help="an ONNX file, of any origin")
     inspect.add_argument("--evidence", metavar="FILE", help="an evidence.json to hold it against")
+    receive = _command(commands, "receive", "tell Prefect of new versions in MLflow", _receive)
+    receive.description = RECEIVE
+    receive.formatter_class = argparse.RawDescriptionHelpFormatter
+    receive.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    receive.add_argument("--port", default=4300, type=int, help="default: 4300")
     listing = _command(commands, "list", "what a configuration can name", _list)
     listing.add_argument(
         "kind", choices=["attacks", "surveys", "certifiers", "defenses", "datasets", "models"]
@@ -236,6 +255,13 @@ def _inspect(options: argparse.Namespace) -> int:
     found = inspect_file(Path(options.file), evidence)
     show(found, options.json)
     return PASSED if found.passed else GATE_FAILED
+
+
+def _receive(options: argparse.Namespace) -> int:
+    from tasks.receiver import serve
+
+    serve(options.host, options.port)
+    return PASSED
 
 
 def _list(options: argparse.Namespace) -> int:

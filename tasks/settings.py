@@ -31,6 +31,9 @@ OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
 
+WEBHOOK_SECRET = "TEMPER_WEBHOOK_SECRET"  # noqa: S105  the name of it
+"""Secret with which MLflow signs its webhooks."""
+
 QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -75,6 +78,21 @@ def open_limits() -> tuple[int, int]:
         ConfigError: The environment says something else than positive numbers.
     """
     return _positive(OPEN_SECONDS, 120), _positive(OPEN_MEMORY, 4 << 30)
+
+
+def webhook_secret() -> str:
+    """The secret with which MLflow signs its webhooks; there is no default.
+
+    Raises:
+        ConfigError: There is none, or one that can be guessed.
+    """
+    secret = os.environ.get(WEBHOOK_SECRET, "")
+    if len(secret) < 16:
+        raise ConfigError(
+            f"{WEBHOOK_SECRET}: got {len(secret)} characters, expected at least 16, the secret "
+            "of the webhook in MLflow"
+        )
+    return secret
 
 
 @contextmanager
