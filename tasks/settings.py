@@ -31,6 +31,9 @@ OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
 
+WORK_POOL = "temper"
+"""Name of the Prefect work pool that the deployments use."""
+
 WEBHOOK_SECRET = "TEMPER_WEBHOOK_SECRET"  # noqa: S105  the name of it
 """Secret with which MLflow signs its webhooks."""
 
