@@ -28,20 +28,27 @@ def find_sources(config: Config, store: Store, log: Log) -> Sources:
         InputError: One of them cannot be had, or is not what its digest promises.
     """
     return Sources(
-        data=_data(config, log),
-        model=_model(config, log),
+        data=find_data(config, log),
+        model=find_model(config, log),
         champion=_champion(config, store),
     )
 
 
-def _data(config: Config, log: Log) -> Located:
+def find_data(config: Config, log: Log) -> Located:
+    """Where the dataset lies on this disk, fetched if need be."""
     if config.data.path is None:
         # The dataset comes with a library, or is downloaded into this folder by one.
         return Located(path=str(home() / "datasets"), sha256="")
     return _located(config.data.path, config.data.sha256, log)
 
 
-def _model(config: Config, log: Log) -> Located | None:
+def find_model(config: Config, log: Log) -> Located | None:
+    """The given weights or file, fetched and, if it is a file, opened; None for a model to train.
+
+    Raises:
+        ModelError: The file is refused.
+        DigestError: It is not the promised one.
+    """
     uri = config.model.weights or config.model.onnx
     if uri is None:
         return None

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hardening.errors import ConfigError
-from hardening.evidence import Evidence, RunEvidence
+from hardening.evidence import RunEvidence
 from hardening.report.summary import markdown, table
 from hardening.spec import Record
 from hardening.verdict import Gate, Verdict, missing_attacks
@@ -102,7 +102,7 @@ def publish(
         )
         version, aliases = registered.version, list(registered.aliases)
     elif register_as is not None:
-        registered = _reigning(run, winner, register_as) or registry.register(
+        registered = registry.made_again(register_as, winner, run) or registry.register(
             logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
         )
         version, aliases = registered.version, list(registered.aliases)
@@ -139,12 +139,6 @@ def most_robust(run: RunEvidence) -> str:
         key=lambda m: (not missing_attacks(m), m.robust.value),
     )
     return best.name
-
-
-def _reigning(run: RunEvidence, winner: Evidence, name: str) -> registry.Registered | None:
-    """The champion's version if `winner` is the very same file: it needs no second one."""
-    champions = (m.file.identity for m in run.models.values() if m.role == "champion")
-    return registry.champion(name) if winner.file.identity in champions else None
 
 
 def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:

@@ -28,6 +28,9 @@ OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
 OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 """Most memory that opening a foreign ONNX file may take, bytes; default 4 GiB."""
 
+LEASE = "TEMPER_LEASE"
+"""Seconds after which the work of a killed process is taken over by another; default 120."""
+
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
 
@@ -96,6 +99,15 @@ def webhook_secret() -> str:
             "of the webhook in MLflow"
         )
     return secret
+
+
+def lease() -> int:
+    """How long a claim outlives its holder, seconds.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    return _positive(LEASE, 120)
 
 
 @contextmanager
