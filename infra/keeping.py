@@ -97,7 +97,18 @@ def _ports(path: Path) -> dict[str, int]:
 
 def _secrets(path: Path) -> Secrets:
     if not path.exists():
-        made = Secrets(*(secrets.token_hex(24) for _ in Secrets._fields))
-        key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-        write_private(path, json.dumps(made._replace(fernet=key)._asdict()))
+        write_private(path, json.dumps(_new_secrets()._asdict()))
     return Secrets(**json.loads(path.read_text()))
+
+
+def _new_secrets() -> Secrets:
+    made = Secrets(*(secrets.token_hex(24) for _ in Secrets._fields))
+    return made._replace(fernet=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+
+
+if __name__ == "__main__":
+    new = _new_secrets()
+    print(f"POSTGRES_PASSWORD={new.postgres}\nPREFECT_PASSWORD={new.prefect}")
+    print(f"S3_ACCESS_KEY={new.s3_access}\nS3_SECRET_KEY={new.s3_secret}")
+    print(f"TEMPER_WEBHOOK_SECRET={new.webhook}")
+    print(f"MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY={new.fernet}")

@@ -45,7 +45,7 @@ def database(kept: Kept) -> Service:
 
 
 def storage(kept: Kept) -> Service:
-    """SeaweedFS with the buckets `mlflow` and `temper`."""
+    """SeaweedFS with the bucket `temper`."""
     folder = kept.folder / "seaweedfs"
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def storage(kept: Kept) -> Service:
         *(f"-{n}.port.grpc={kept.ports[f'{n}.grpc']}" for n in ("s3", "master", "volume", "filer")),
     ]
     variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "GOMEMLIMIT": "300MiB"}
-    return Service("seaweedfs", command, variables, lambda: _buckets(kept))
+    return Service("seaweedfs", command, variables, lambda: _bucket(kept))
 
 
 def tracking(kept: Kept) -> Service:
@@ -74,7 +74,7 @@ def tracking(kept: Kept) -> Service:
         "MLFLOW_BACKEND_STORE_URI": postgres.url(
             kept.ports["postgres"], kept.secrets.postgres, "mlflow"
         ),
-        "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow/artifacts",
+        "MLFLOW_ARTIFACTS_DESTINATION": "s3://temper/mlflow",
         "MLFLOW_S3_ENDPOINT_URL": kept.url("s3"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nobody here needs
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -150,7 +150,7 @@ def _ask(url: str) -> None:
     urllib.request.urlopen(url, timeout=2).close()  # noqa: S310  our own http address
 
 
-def _buckets(kept: Kept) -> None:
+def _bucket(kept: Kept) -> None:
     import boto3  # noqa: PLC0415  half a second that `status` need not pay
     from botocore.config import Config  # noqa: PLC0415
 
@@ -163,9 +163,8 @@ def _buckets(kept: Kept) -> None:
         region_name="us-east-1",
         config=once.merge(Config(s3={"addressing_style": "path"})),
     )
-    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-    for name in {"mlflow", "temper"} - there:
-        client.create_bucket(Bucket=name)
+    if "temper" not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket="temper")
     # Buckets are listed long before objects can be written and read.
     client.put_object(Bucket="temper", Key="ready", Body=b"1")
     client.get_object(Bucket="temper", Key="ready")["Body"].read()

@@ -1,9 +1,10 @@
-"""Makes a Prefect server and an MLflow server ready for Temper; harmless when repeated.
+"""Makes S3, Prefect and MLflow ready for Temper; harmless when repeated.
 
     python -m infra.setup http://127.0.0.1:4300/mlflow
 
-The work pool `temper` with its queue `training`, and the webhook that tells the receiver at the
-given address of new versions. The servers and the secret come from the environment.
+The bucket of TEMPER_STORE, the work pool `temper` with its queue `training`, and the webhook that
+tells the receiver at the given address of new versions. Where the servers are, and the secret, come
+from the environment.
 """
 
 import sys
@@ -16,7 +17,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
 from tasks.mlflow_client import mlflow_client
-from tasks.settings import WORK_POOL, webhook_secret
+from tasks.s3 import client, parse
+from tasks.settings import WORK_POOL, store_uri, webhook_secret
 
 TRAINING = "training"
 """The queue of runs that need a whole machine for hours."""
@@ -28,13 +30,23 @@ WEBHOOK = "temper"
 """Name of our webhook in MLflow."""
 
 
+def make_bucket() -> None:
+    """Make the bucket of the store, if the store is on S3 and its bucket is not there."""
+    if not store_uri().startswith("s3://"):
+        return
+    name, _ = parse(store_uri())
+    s3 = client()
+    if name not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+        s3.create_bucket(Bucket=name)
+
+
 def make_pool() -> None:
     """Make the work pool and its queue; what an operator has changed of them stays."""
-    with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as prefect:
         with suppress(ObjectAlreadyExists):
-            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+            prefect.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
         with suppress(ObjectAlreadyExists):
-            client.create_work_queue(
+            prefect.create_work_queue(
                 TRAINING, concurrency_limit=TRAININGS, work_pool_name=WORK_POOL
             )
 
@@ -42,18 +54,19 @@ def make_pool() -> None:
 def make_webhook(url: str) -> None:
     """Let MLflow tell the receiver at `url` of every new version, signed with our secret."""
     secret = webhook_secret()
-    with mlflow_client() as client:
-        ours = _webhook(client)
+    with mlflow_client() as mlflow:
+        ours = _webhook(mlflow)
         if ours is None:
-            client.create_webhook(WEBHOOK, url, ["model_version.created"], secret=secret)
+            mlflow.create_webhook(WEBHOOK, url, ["model_version.created"], secret=secret)
         else:  # the secret cannot be read back, and may be another one by now
-            client.update_webhook(ours.webhook_id, url=url, secret=secret)
+            mlflow.update_webhook(ours.webhook_id, url=url, secret=secret)
 
 
-def _webhook(client: MlflowClient) -> Webhook | None:
-    return next((found for found in client.list_webhooks() if found.name == WEBHOOK), None)
+def _webhook(mlflow: MlflowClient) -> Webhook | None:
+    return next((found for found in mlflow.list_webhooks() if found.name == WEBHOOK), None)
 
 
 if __name__ == "__main__":
+    make_bucket()
     make_pool()
     make_webhook(sys.argv[1])

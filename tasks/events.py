@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.events import Event
+from prefect.events import Event, emit_event
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from hardening.errors import ServiceError
@@ -40,6 +40,34 @@ def created(name: str, version: int) -> dict[str, Any]:
         },
         "payload": {"name": name, "version": version},
     }
+
+
+def refused(name: str, evidence: str, reason: str) -> dict[str, Any]:
+    """The event that the run `name` ended without meeting its gate."""
+    return {
+        "event": REFUSED,
+        "id": uuid5(NAMESPACE_URL, f"{REFUSED}/{evidence}/{name}"),
+        "resource": {"prefect.resource.id": f"temper.run.{name}", "prefect.resource.name": name},
+        "payload": {"name": name, "evidence": evidence, "reason": reason},
+    }
+
+
+def promoted(name: str, version: int, reason: str) -> dict[str, Any]:
+    """The event that version `version` became the champion of `name`; it does so only once."""
+    return {
+        "event": PROMOTED,
+        "id": _identity(PROMOTED, name, version),
+        "resource": {
+            "prefect.resource.id": f"temper.model.{name}",
+            "prefect.resource.name": name,
+        },
+        "payload": {"name": name, "version": version, "reason": reason},
+    }
+
+
+def tell(event: dict[str, Any]) -> None:
+    """Tell Prefect in passing, from inside a run: what hangs on it is a notification."""
+    emit_event(**event)
 
 
 async def deliver(event: dict[str, Any]) -> None:

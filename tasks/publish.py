@@ -15,8 +15,9 @@ from hardening.evidence import RunEvidence
 from hardening.report.summary import markdown, table
 from hardening.spec import Record
 from hardening.verdict import Gate, Verdict, missing_attacks
-from tasks import artifacts, registry, tracking
+from tasks import artifacts, events, registry, tracking
 from tasks.store import Artifact, Store
+from tasks.versions import CHAMPION
 
 
 class Published(Record):
@@ -106,6 +107,10 @@ def publish(
             logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
         )
         version, aliases = registered.version, list(registered.aliases)
+    if not verdict.passed:
+        events.tell(events.refused(run.name, evidence.sha256, verdict.reason))
+    elif register_as is not None and version is not None and CHAMPION in aliases:
+        events.tell(events.promoted(register_as, version, verdict.reason))
     report = folder / "report.html"
     artifacts.publish(
         run.name,
