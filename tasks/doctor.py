@@ -12,8 +12,9 @@ from packaging.specifiers import SpecifierSet
 
 from hardening.deployment.providers import CUDA, cuda_devices, providers
 from hardening.errors import ConfigError, HardeningError
+from tasks import doctor_mlflow
 from tasks import doctor_services as services
-from tasks.finding import Finding
+from tasks.finding import Finding, well, wrong
 from tasks.settings import HOME, WEBHOOK_SECRET, home, webhook_secret
 
 DISTRIBUTION = "temper-hardening"
@@ -28,9 +29,9 @@ def examine() -> list[Finding]:
         ("versions", _versions),
         ("home", _home),
         ("store", services.store),
-        ("MLflow", services.tracking),
+        ("MLflow", doctor_mlflow.examine),
         ("Prefect", services.orchestration),
-        ("webhook", _secret),
+        ("secret", _secret),
         ("CUDA", _cuda),
     ]
     findings: list[Finding] = []
@@ -38,7 +39,7 @@ def examine() -> list[Finding]:
         try:
             findings += check()
         except HardeningError as error:
-            findings.append(Finding(check=name, ok=False, found=str(error), cure="see the text"))
+            findings.append(wrong(name, str(error), "see the text"))
     return findings
 
 
@@ -47,10 +48,10 @@ def _versions() -> list[Finding]:
         about = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         found = f"{DISTRIBUTION} is not installed, its bounds are not known"
-        return [Finding(check="versions", ok=False, found=found, cure="pip install -e .")]
+        return [wrong("versions", found, "pip install -e .")]
     python = ".".join(map(str, sys.version_info[:3]))
     bounds = SpecifierSet(about.metadata["Requires-Python"])
-    wrong = [] if python in bounds else [f"Python {python}, expected {bounds}"]
+    amiss = [] if python in bounds else [f"Python {python}, expected {bounds}"]
     needed = [Requirement(text) for text in about.requires or []]
     needed = [each for each in needed if not each.marker or each.marker.evaluate({"extra": ""})]
     for each in needed:
@@ -59,12 +60,12 @@ def _versions() -> list[Finding]:
         except metadata.PackageNotFoundError:
             got = "nothing"
         if got == "nothing" or not each.specifier.contains(got, prereleases=True):
-            wrong.append(f"{each.name} {got}, expected {each.specifier}")
+            amiss.append(f"{each.name} {got}, expected {each.specifier}")
     cure = "pip install -c constraints.txt -e . (make install)"
-    if wrong:
-        return [Finding(check="versions", ok=False, found=text, cure=cure) for text in wrong]
+    if amiss:
+        return [wrong("versions", text, cure) for text in amiss]
     found = f"Python {python} and {len(needed)} packages within their bounds"
-    return [Finding(check="versions", ok=True, found=found)]
+    return [well("versions", found)]
 
 
 def _home() -> list[Finding]:
@@ -77,35 +78,35 @@ def _home() -> list[Finding]:
     except OSError as error:
         found = f"{folder}: cannot be written ({error.strerror})"
         cure = f"set {HOME} to a folder that this user may write to"
-        return [Finding(check="home", ok=False, found=found, cure=cure)]
+        return [wrong("home", found, cure)]
     free = shutil.disk_usage(folder).free
     found = f"{folder}: {free / (1 << 30):.0f} GiB free"
     if free < LEAST_FREE:
         found = f"{found}, expected at least {LEAST_FREE >> 30} GiB"
         cure = f"make room, or set {HOME} to a folder on another disk"
-        return [Finding(check="home", ok=False, found=found, cure=cure)]
-    return [Finding(check="home", ok=True, found=found)]
+        return [wrong("home", found, cure)]
+    return [well("home", found)]
 
 
 def _secret() -> list[Finding]:
     if not os.environ.get(WEBHOOK_SECRET):
         found = f"no {WEBHOOK_SECRET}: no receiver can run with this environment"
-        return [Finding(check="secret", ok=True, found=found)]
+        return [well("secret", found)]
     try:
         webhook_secret()
     except ConfigError as error:
         cure = "openssl rand -hex 24, there and in MLflow (python -m infra.setup URL)"
-        return [Finding(check="secret", ok=False, found=str(error), cure=cure)]
-    return [Finding(check="secret", ok=True, found=f"{WEBHOOK_SECRET} is set")]
+        return [wrong("secret", str(error), cure)]
+    return [well("secret", f"{WEBHOOK_SECRET} is set")]
 
 
 def _cuda() -> list[Finding]:
     if any(each[0] == CUDA for each in providers() if isinstance(each, tuple)):
-        return [Finding(check="CUDA", ok=True, found="ONNX Runtime computes on it")]
+        return [well("CUDA", "ONNX Runtime computes on it")]
     count = cuda_devices()
     if count == 0:
         found = "the driver shows no device; everything computes on the CPU"
-        return [Finding(check="CUDA", ok=True, found=found)]
+        return [well("CUDA", found)]
     found = f"{count} devices, and ONNX Runtime computes on the CPU"
     cure = "pip install onnxruntime-gpu, of the version in constraints.txt, and no onnxruntime"
-    return [Finding(check="CUDA", ok=False, found=found, cure=cure)]
+    return [wrong("CUDA", found, cure)]

@@ -76,8 +76,15 @@ class Stack:
     def python(self, *words: str, expect: int = 0) -> str:
         """What a program says on standard output; it ends with that code."""
         command = [sys.executable, *words]
-        pipes = {"capture_output": True, "text": True, "check": False}
-        done = subprocess.run(command, env=self.environment, cwd=ROOT, timeout=400, **pipes)
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            cwd=ROOT,
+            timeout=400,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout
 
@@ -128,9 +135,7 @@ def stack() -> Iterator[Stack]:
         stack.source()
         yield stack
     finally:
-        subprocess.run(
-            [sys.executable, "-m", "infra.stack", "down"], env=stack.environment, cwd=ROOT
-        )
+        stack.python("-m", "infra.stack", "down")
         shutil.rmtree(home)
 
 

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks import doctor, doctor_services
+from tasks import doctor, doctor_mlflow, doctor_services
 
 
 @pytest.fixture(autouse=True)
@@ -147,11 +147,11 @@ def test_a_store_that_lets_a_second_writer_win_is_refused(monkeypatch, tmp_path)
 
 def test_an_mlflow_that_is_silent_or_lets_nobody_in(monkeypatch, refuses):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed())
-    finding = only(doctor_services.tracking())
+    finding = only(doctor_mlflow.examine())
     assert not finding.ok
     assert "correct MLFLOW_TRACKING_URI" in finding.cure
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refuses)
-    finding = only(doctor_services.tracking())
+    finding = only(doctor_mlflow.examine())
     assert not finding.ok
     assert "MLFLOW_TRACKING_USERNAME" in finding.cure
 
