@@ -54,7 +54,9 @@ def find_model(config: Config, log: Log) -> Located | None:
         return None
     found = _weights_at(uri, config.model.sha256, log)
     if config.model.onnx is not None:
-        _check_file(found, config.model.contract)
+        # A copy of a registered file lies where nobody else would find it.
+        name = uri if uri.startswith(REGISTRY_SCHEME) else found.path
+        _check_file(found, name, config.model.contract)
     return found
 
 
@@ -87,7 +89,7 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     return store.put(unstamp(data))
 
 
-def _check_file(file: Located, contract: Contract) -> None:
+def _check_file(file: Located, name: str, contract: Contract) -> None:
     """Open the very bytes that have the digest, as the contract says that they are to be read.
 
     The steps that read the file later check its digest again.
@@ -95,4 +97,4 @@ def _check_file(file: Located, contract: Contract) -> None:
     data = Path(file.path).read_bytes()
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
-    check_foreign(data, file.path, Opening(contract=contract))
+    check_foreign(data, name, Opening(contract=contract))

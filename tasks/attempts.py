@@ -17,7 +17,7 @@ class Attempts(NamedTuple):
     Args:
         made: How many versions they left.
         last: When the last one did, seconds of the clock; None if there is none.
-        data_known: Whether any version was made from or measured on this state of the data.
+        data_known: Whether any version has a verdict on this state of the data.
         champion_since: When the champion became it, by the ledger; None if there is none.
     """
 
@@ -45,12 +45,12 @@ def attempts(name: str, recipe: str, data: str) -> Attempts:
         ServiceError: MLflow or the store does not answer or refuses.
     """
     with mlflow_client() as client:
-        versions = every(client, name)
-    made = [v for v in versions if v.tags.get(RECIPE) == recipe and VERDICT in v.tags]
+        judged = [found for found in every(client, name) if VERDICT in found.tags]
+    made = [found for found in judged if found.tags.get(RECIPE) == recipe]
     past = ledger_of(name).entries()
     return Attempts(
         made=len(made),
         last=max((max(v.created, float(v.tags.get(MADE_AGAIN, "0"))) for v in made), default=None),
-        data_known=any(v.tags.get("temper.data") == data for v in versions),
+        data_known=any(v.tags.get("temper.data") == data for v in judged),
         champion_since=datetime.fromisoformat(past[-1].when).timestamp() if past else None,
     )

@@ -48,7 +48,8 @@ def recipe(config: Mapping[str, JsonValue], data: str) -> str:
     Args:
         config: As evidence has it: without gate, registry and addresses.
     """
-    content = {"data": data, **{key: value for key, value in config.items() if key != "seed"}}
+    said = {key: value for key, value in config.items() if key != "seed"}
+    content = {"config": said, "data": data}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # commands of their own, one after the other
+
 REGISTER = """
 import sys
 from tasks.mlflow_client import mlflow_client
