@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types bench lock clean
+.PHONY: help install demo test test-all lint types bench stack stack-down lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,12 @@ $(PEERS)/.ready: $(READY)
 	cd $(PEERS)/lib/python3*/site-packages && touch visdom.py && \
 		$(CURDIR)/$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > project.pth
 	@touch $@
+
+stack: $(READY) ## PostgreSQL, S3, MLflow, Prefect, a worker and the receiver on this machine, without containers
+	@$(BIN)/python -m infra.stack up
+
+stack-down: $(READY) ## end them; what they keep stays in .temper/stack
+	@$(BIN)/python -m infra.stack down
 
 lock: ## rewrite constraints.txt from the newest releases that pyproject.toml allows
 	rm -rf $(VENV)-lock

@@ -6,12 +6,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from flows import operations, serving
+from flows.command import (
+    GATE_FAILED,
+    INTERRUPTED,
+    PASSED,
+    RUN_FAILED,
+    WRONG_INPUT,
+    command,
+)
 from hardening.errors import BrokenPromise, HardeningError, InputError
 from tasks.settings import QUIET, environment
-
-PASSED, GATE_FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = """\
 Hardens image classifiers and proves it on the ONNX file that ships.
@@ -22,8 +28,13 @@ threat model, candidate chains of defenses and a gate.
   temper harden CONFIG    train or fetch, defend, export, attack the exported file, judge, promote
   temper evaluate CONFIG  attack and judge an existing model or ONNX file as it would ship
   temper promote CONFIG N is version N better than the champion? if so, make it champion
+  temper intake CONFIG N  a version that arrived: what promote does, once, however often announced
+  temper sweep CONFIG     every version and every new file that was not taken in yet; on a schedule
+  temper retrain CONFIG   harden again if data, recipe or the champion's age say so; on a schedule
   temper history MODEL    every champion there was, and why (temper rollback MODEL: the one before)
   temper inspect FILE     what an ONNX file says of itself, and whether that is so
+  temper receive          tell Prefect of every version that is registered in MLflow
+  temper doctor           is everything there that Temper uses? if not, what to do
   temper list attacks     every attack with its parameters (also: defenses, datasets, models)
 """
 
@@ -32,10 +43,12 @@ environment:
   TEMPER_HOME          where results are kept (default ./.temper)
   TEMPER_STORE         where artifacts are kept, file:///folder or s3://bucket/prefix
   TEMPER_WORKERS       steps at a time (default 1; each uses all cores)
+  TEMPER_LEASE         seconds after which a killed process's work is taken over (default 120)
   TEMPER_OPEN_SECONDS, TEMPER_OPEN_MEMORY
                        most that opening a foreign ONNX file may take (default 120 s, 4 GiB)
   MLFLOW_TRACKING_URI  an MLflow server (default: a database in TEMPER_HOME)
   PREFECT_API_URL      a Prefect server (default: one of our own, started and ended as needed)
+  TEMPER_WEBHOOK_SECRET  with which MLflow signs what `temper receive` believes
   AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   for s3:// addresses
 
 exit codes: 0 passed, 1 the gate was not met, 2 wrong usage or input, 3 the run failed
@@ -58,25 +71,13 @@ exit codes: 0 nothing contradicts, 1 a digest or a figure does, 2 wrong usage or
 """
 
 
-PROMOTE = """\
-Evaluate version N of the registered model that CONFIG names, and the champion, on the same images
-with the same attacks; make N the champion if the gate is met, it is more robust beyond the noise,
-and neither its clean accuracy nor its latency is worse than the gate forgives. The version gets its
-verdict as tags in any case. Of several that try at once, the best is champion in the end.
-
-  temper promote flows/configs/digits.yaml 3
-
-exit codes: 0 promoted, or champion already; 1 it is not; 2 wrong usage or input; 3 the run failed
-"""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one line on standard error."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    function: Callable[[argparse.Namespace], int] = options.command
     try:
         with environment(QUIET, replace=False):
-            return command(options)
+            return function(options)
     except InputError as error:
         print(f"temper: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -106,51 +107,30 @@ def _parser() -> argparse.ArgumentParser:
         ("harden", "the whole chain: train or fetch, defend, export, attack, judge, promote"),
         ("evaluate", "an existing model or ONNX file as it would ship: no training, no candidates"),
     ):
-        run = _command(commands, name, text, _run)
+        run = command(commands, name, text, _run)
         run.add_argument(
             "config", metavar="CONFIG", help="YAML file, see flows/configs/digits.yaml"
         )
         run.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
         run.set_defaults(name=name)
-    promote = _command(commands, "promote", "version N against the champion", _promote)
-    promote.description = PROMOTE
-    promote.formatter_class = argparse.RawDescriptionHelpFormatter
-    promote.add_argument("config", metavar="CONFIG", help="YAML file with a registry and a gate")
-    promote.add_argument("version", metavar="N", type=int, help="version of the registered model")
-    promote.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
-    history = _command(commands, "history", "every champion of a registered model", _history)
-    history.add_argument("model", metavar="MODEL", help="name of the registered model")
-    rollback = _command(commands, "rollback", "make an earlier champion champion again", _rollback)
-    rollback.add_argument("model", metavar="MODEL", help="name of the registered model")
-    rollback.add_argument("--to", type=int, metavar="N", help="default: the champion before")
-    rollback.add_argument("--reason", required=True, metavar="TEXT", help="kept in the history")
-    check = _command(commands, "check", "validate CONFIG and show the plan; nothing runs", _check)
+    operations.add(commands)
+    check = command(commands, "check", "validate CONFIG and show the plan; nothing runs", _check)
     check.add_argument("config", metavar="CONFIG", help="YAML file")
-    verdict = _command(commands, "verdict", "recompute a verdict from its evidence", _verdict)
+    verdict = command(commands, "verdict", "recompute a verdict from its evidence", _verdict)
     verdict.add_argument("evidence", metavar="EVIDENCE", help="an evidence.json")
     verdict.add_argument(
         "--gate",
         metavar="FILE",
         help="YAML or JSON with limits (default: gate.json beside EVIDENCE)",
     )
-    inspect = _command(commands, "inspect", "what an ONNX file says of itself", _inspect)
-    inspect.description = INSPECT
-    inspect.formatter_class = argparse.RawDescriptionHelpFormatter
+    inspect = command(commands, "inspect", "what an ONNX file says of itself", _inspect, INSPECT)
     inspect.add_argument("file", metavar="FILE", help="an ONNX file, of any origin")
     inspect.add_argument("--evidence", metavar="FILE", help="an evidence.json to hold it against")
-    listing = _command(commands, "list", "what a configuration can name", _list)
+    serving.add(commands)
+    listing = command(commands, "list", "what a configuration can name", _list)
     listing.add_argument(
         "kind", choices=["attacks", "surveys", "certifiers", "defenses", "datasets", "models"]
     )
-    return parser
-
-
-def _command(
-    commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    parser.set_defaults(command=function)
     return parser
 
 
@@ -172,40 +152,6 @@ def _run(options: argparse.Namespace) -> int:
     from flows.console import show_run
 
     return PASSED if show_run(published, options.json) else GATE_FAILED
-
-
-def _promote(options: argparse.Namespace) -> int:
-    from flows.config import load
-    from flows.promote import challenge
-
-    config = challenge(load(options.config), options.version)
-    from tasks import server
-
-    with server.begin() as api:
-        from flows.promote import promote
-        from flows.validate import validate
-
-        validate(config)
-        api.wait()
-        published = promote(str(options.config), options.version, str(options.output))
-    from flows.console import show_run
-
-    show_run(published, options.json)
-    return PASSED if "champion" in published.aliases else GATE_FAILED
-
-
-def _history(options: argparse.Namespace) -> int:
-    from flows.reign import history
-
-    history(options.model, options.json)
-    return PASSED
-
-
-def _rollback(options: argparse.Namespace) -> int:
-    from flows.reign import roll_back
-
-    roll_back(options.model, options.to, options.reason, options.json)
-    return PASSED
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from tasks.code import library_versions, processor
 from tasks.collect import collect_evidence
 from tasks.data import choose_images, load_data
 from tasks.judge import assemble_run, judge_run, write_report
-from tasks.step import Outputs, Result, Runner
+from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
 
 
@@ -40,7 +40,7 @@ class Finished(NamedTuple):
 
 def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
     """Do everything `config` asks for, step by step, with `go`; what is known is not redone."""
-    data = _data(config, go, sources)
+    data = load(config, go, sources.data)
     images = go(
         choose_images,
         "choose images",
@@ -53,11 +53,12 @@ def run_chain(config: Config, go: Runner, sources: Sources) -> Finished:
     return _conclude(config, go, sources, data, images, campaign)
 
 
-def _data(config: Config, go: Runner, sources: Sources) -> Outputs:
+def load(config: Config, go: Runner, source: Located) -> Outputs:
+    """The dataset, checked and split."""
     return go(
         load_data,
         "load data",
-        sources.data,
+        source,
         dataset=Spec(name=config.data.name, params=config.data.params),
         validation=config.data.validation,
         test=config.data.test,
@@ -88,7 +89,7 @@ def _conclude(
         tuple(made["evidence"] for made in evidences.values()),
         name=config.name,
         seed=config.seed,
-        config=_recorded(config, sources),
+        config=recorded(config, sources.model),
         threat=config.attack_threat,
         environment=environment(),
     ).result()["evidence"]
@@ -143,16 +144,18 @@ def _collect(config: Config, go: Runner, file: Measured, images: Artifact) -> Re
     )
 
 
-def _recorded(config: Config, sources: Sources) -> dict[str, JsonValue]:
-    """What evidence says of the configuration: digests for addresses, nothing of the gate."""
+def recorded(config: Config, model: Located | None) -> dict[str, JsonValue]:
+    """What evidence says of a configuration: what the numbers come from, digests for addresses."""
     hidden: dict[str, bool | set[str]] = {
         "gate": True,
         "registry": True,
+        "intake": True,
+        "retrain": True,
         "data": {"path"},
         "model": {"weights", "onnx"},
     }
     said: dict[str, JsonValue] = config.model_dump(mode="json", exclude=hidden)
-    return said | {"model_sha256": sources.model.sha256 if sources.model else None}
+    return said | {"model_sha256": model.sha256 if model else None}
 
 
 def environment() -> dict[str, str]:

@@ -13,8 +13,11 @@ from hardening.consistency import contradiction
 from hardening.errors import ConfigError
 from hardening.evidence import RunEvidence
 from hardening.report.summary import console as verdict_table
-from hardening.spec import one_line
+from hardening.spec import Record, one_line
 from hardening.verdict import Verdict
+from tasks.arrivals import Taken
+from tasks.attempts import Retrained
+from tasks.finding import Finding
 from tasks.publish import Published
 from tasks.tracking import tracking_uri
 
@@ -23,7 +26,7 @@ def show_run(published: Published, as_json: bool) -> bool:
     """Print the table of a finished run and where to look further; whether the gate was met."""
     folder = Path(published.folder)
     run = read_evidence(folder / "evidence.json")
-    verdict = Verdict.model_validate_json((folder / "verdict.json").read_text())
+    verdict = _verdict(published)
     if as_json:
         result = {**published.model_dump(), "verdict": verdict.model_dump()}
         print(json.dumps(result, indent=1))  # noqa: T201  machines read standard output
@@ -43,6 +46,32 @@ def show_run(published: Published, as_json: bool) -> bool:
     for name, text in where.items():
         _console().print(Text(f"{name:<10}{text}"), soft_wrap=True)  # an address is copied whole
     return verdict.passed
+
+
+def show_taken(taken: list[Taken], result: Record | None) -> bool:
+    """Print what became of versions that arrived, or `result` as JSON; whether all are fit for use.
+
+    One that was done with before, or that somebody else is at work on, is not in the way.
+    """
+    for one in taken if result is None else []:
+        for published in (one.published, one.hardened):
+            if published is not None:
+                show_run(published, as_json=False)
+        if one.outcome == "judged":
+            _console().print(Text(f"version {one.version}: {one.verdict}", style="bold"))
+    if result is not None:
+        print(result.model_dump_json(indent=1))  # noqa: T201
+    return all(one.outcome in {"done", "busy"} or one.verdict == "passed" for one in taken)
+
+
+def show_retrained(retrained: Retrained, as_json: bool) -> bool:
+    """Print what came of a retraining; whether the gate was met, or nothing was to be done."""
+    published = retrained.published
+    if as_json:
+        print(retrained.model_dump_json(indent=1))  # noqa: T201
+    elif published is not None:
+        show_run(published, as_json=False)
+    return published is None or _verdict(published).passed
 
 
 def show_verdict(run: RunEvidence, verdict: Verdict, as_json: bool) -> None:
@@ -79,6 +108,18 @@ def show_plan(lines: list[Line], as_json: bool) -> None:
     console.print(Text(f"{len(lines)} steps, {len(lines) - todo} cached, {todo} to run"))
 
 
+def show_findings(findings: list[Finding], as_json: bool) -> None:
+    """Print what the doctor found: a line each, and what to do below what is wrong."""
+    if as_json:
+        print(json.dumps([finding.model_dump() for finding in findings], indent=1))  # noqa: T201
+        return
+    console = _console()
+    for finding in findings:
+        word = Text("ok    ", style="green") if finding.ok else Text("WRONG ", style="bold red")
+        cure = f" -> {finding.cure}" if finding.cure else ""
+        console.print(word + Text(f"{finding.check:<10}{finding.found}{cure}"), soft_wrap=True)
+
+
 def read_evidence(path: Path) -> RunEvidence:
     """Read an evidence file.
 
@@ -96,6 +137,10 @@ def read_evidence(path: Path) -> RunEvidence:
     if wrong := contradiction(run):
         raise ConfigError(f"{path}: contradicts itself: {wrong}")
     return run
+
+
+def _verdict(published: Published) -> Verdict:
+    return Verdict.model_validate_json(Path(published.folder, "verdict.json").read_text())
 
 
 def _console() -> Console:

@@ -5,8 +5,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.config import Config, ModelConfig, load
+from flows.config import Config, load
 from flows.harden import harden_config
+from flows.sections import ModelConfig
 from hardening.errors import ConfigError
 from tasks.publish import Published
 from tasks.settings import workers
@@ -34,22 +35,33 @@ def challenge(config: Config, version: int) -> Config:
     Raises:
         ConfigError: It names no registered model, or its gate asks for no robustness.
     """
-    if config.registry is None:
-        raise ConfigError(
-            "registry: got nothing, expected registry.name, the registered model whose version "
-            "is to be promoted"
-        )
     if config.gate.robust_accuracy is None:
         raise ConfigError(
             "gate.robust_accuracy: got nothing, expected a limit: nothing is promoted untested"
         )
     # What it was made from is not in this run: there is no control to compare it with.
     gate = config.gate.model_copy(update={"max_clean_drop": None, "min_robust_gain": None})
-    return config.model_copy(
-        update={
-            "model": ModelConfig(onnx=f"models:/{config.registry.name}/{version}"),
-            "training": None,
-            "candidates": {},
-            "gate": gate,
-        }
-    )
+    return given(config, version).model_copy(update={"candidates": {}, "gate": gate})
+
+
+def given(config: Config, version: int) -> Config:
+    """A configuration whose model is the file of a registered version.
+
+    It is read as `model` says if that is a file, too; else as the file itself says.
+    """
+    uri = f"models:/{registered_name(config)}/{version}"
+    model = ModelConfig(onnx=uri)
+    if config.model.onnx is not None:
+        model = config.model.model_copy(update={"onnx": uri, "sha256": ""})
+    return config.model_copy(update={"model": model, "training": None})
+
+
+def registered_name(config: Config) -> str:
+    """The registered model that a configuration is about.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    if config.registry is None:
+        raise ConfigError("registry: got nothing, expected registry.name, the registered model")
+    return config.registry.name

@@ -29,7 +29,11 @@ def find_sources(config: Config, store: Store, log: Log) -> Sources:
     Raises:
         InputError: One of them cannot be had, or is not what its digest promises.
     """
-    data, model, champion = _data(config, log), _model(config, log), _champion(config, store)
+    data, model, champion = (
+        find_data(config, log),
+        find_model(config, log),
+        _champion(config, store),
+    )
     files: dict[Role, bytes] = {}
     if model is not None and config.model.onnx is not None:
         files["control"] = Path(model.path).read_bytes()
@@ -39,20 +43,29 @@ def find_sources(config: Config, store: Store, log: Log) -> Sources:
     return Sources(data, model, champion, frozenset(int8))
 
 
-def _data(config: Config, log: Log) -> Located:
+def find_data(config: Config, log: Log) -> Located:
+    """Where the dataset lies on this disk, fetched if need be."""
     if config.data.path is None:
         # The dataset comes with a library, or is downloaded into this folder by one.
         return Located(path=str(home() / "datasets"), sha256="")
     return _located(config.data.path, config.data.sha256, log)
 
 
-def _model(config: Config, log: Log) -> Located | None:
+def find_model(config: Config, log: Log) -> Located | None:
+    """The given weights or file, fetched and, if it is a file, opened; None for a model to train.
+
+    Raises:
+        ModelError: The file is refused.
+        DigestError: It is not the promised one.
+    """
     uri = config.model.weights or config.model.onnx
     if uri is None:
         return None
     found = _weights_at(uri, config.model.sha256, log)
     if config.model.onnx is not None:
-        _check_file(found, config.model.contract)
+        # A copy of a registered file lies where nobody else would find it.
+        name = uri if uri.startswith(REGISTRY_SCHEME) else found.path
+        _check_file(found, name, config.model.contract)
     return found
 
 
@@ -85,7 +98,7 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     return store.put(unstamp(data))
 
 
-def _check_file(file: Located, contract: Contract) -> None:
+def _check_file(file: Located, name: str, contract: Contract) -> None:
     """Open the very bytes that have the digest, as the contract says that they are to be read.
 
     The steps that read the file later check its digest again.
@@ -93,4 +106,4 @@ def _check_file(file: Located, contract: Contract) -> None:
     data = Path(file.path).read_bytes()
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
-    check_foreign(data, file.path, Opening(contract=contract))
+    check_foreign(data, name, Opening(contract=contract))

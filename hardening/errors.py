@@ -15,6 +15,7 @@ HardeningError
       + NumericsError    a computation left the finite numbers
       + TrainingFailed   a training ends in a model that is of no use
       + ModelFailure     a model under attack raised, or changed itself
+      + ChampionChanged  somebody else promoted while a run compared with the champion
 """
 
 
@@ -76,3 +77,7 @@ class TrainingFailed(BrokenPromise):
 
 class ModelFailure(BrokenPromise):
     """A model raised or changed itself while it was attacked: what was measured is void."""
+
+
+class ChampionChanged(BrokenPromise):
+    """The champion is not the one that was measured: nothing was promoted, compare again."""

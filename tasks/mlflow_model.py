@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardening.deployment.contract import contract_of
-from hardening.errors import BrokenPromise, ModelError
+from hardening.errors import BrokenPromise, ModelError, ServiceError
 from hardening.evidence import DataFacts
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def fetch(uri: str) -> bytes:
 
     Raises:
         ModelError: It holds no model file, or several.
+        ServiceError: It holds nothing at all.
     """
     import mlflow.artifacts  # noqa: PLC0415
 
@@ -89,7 +90,10 @@ def fetch(uri: str) -> bytes:
                 return found[0].read_bytes()
             if found:
                 break
-        names = ", ".join(str(path.relative_to(folder)) for path in there) or "nothing"
+        names = ", ".join(str(path.relative_to(folder)) for path in there)
+    if not names:
+        # Of a store that is away, MLflow says the same as of a model without files.
+        raise ServiceError(f"{uri}: MLflow lists no file of it, expected a model file")
     expected = " or ".join(suffix for suffixes in SUFFIXES for suffix in suffixes)
     raise ModelError(f"{uri}: got {names}, expected one file that ends in {expected}")
 

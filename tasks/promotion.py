@@ -11,7 +11,7 @@ Whoever is killed before 3 has changed nothing; after 3 the next one to come doe
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hardening.errors import BrokenPromise, ModelError
+from hardening.errors import BrokenPromise, ChampionChanged, ModelError
 from tasks.ledger import Entry, Ledger
 from tasks.settings import store_uri
 from tasks.store import open_ground
@@ -50,7 +50,7 @@ def promote(
         expected: Whether a champion is the one that the version was compared with, and beats.
 
     Raises:
-        BrokenPromise: The champion is another one; nothing was changed.
+        ChampionChanged: The champion is another one; nothing was changed.
         ModelError: There is no such version, or it was champion before: only `roll_back` goes back.
         ServiceError: MLflow or the store does not answer.
     """
@@ -68,9 +68,9 @@ def promote(
                 "that never was: see `temper history`, and `temper rollback` to go back"
             )
         if not expected(current):
-            raise BrokenPromise(
+            raise ChampionChanged(
                 f"registered model {name!r}: champion changed since the comparison, got "
-                f"{called(current)}, expected the one that was measured; run again"
+                f"{called(current)}, expected the one that was measured: to be compared anew"
             )
         entry = ledger.append(
             past,

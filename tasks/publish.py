@@ -11,12 +11,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hardening.errors import ConfigError
-from hardening.evidence import Evidence, RunEvidence
+from hardening.evidence import RunEvidence
 from hardening.report.summary import markdown, table
 from hardening.spec import Record
 from hardening.verdict import Gate, Verdict, missing_attacks
-from tasks import artifacts, registry, tracking
+from tasks import artifacts, events, registry, tracking
 from tasks.store import Artifact, Store
+from tasks.versions import CHAMPION
 
 
 class Published(Record):
@@ -103,10 +104,14 @@ def publish(
                 register_as, version_of, winner, run, verdict, evidence.sha256
             )
         else:
-            registered = _reigning(run, winner, register_as) or registry.register(
+            registered = registry.made_again(register_as, winner, run) or registry.register(
                 logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
             )
         version, aliases = registered.version, list(registered.aliases)
+    if not verdict.passed:
+        events.tell(events.refused(run.name, evidence.sha256, verdict.reason))
+    elif register_as and version and verdict.promote and CHAMPION in aliases:
+        events.tell(events.promoted(register_as, version, verdict.reason))
     report = folder / "report.html"
     artifacts.publish(
         run.name,
@@ -139,12 +144,6 @@ def most_robust(run: RunEvidence) -> str | None:
     shipped = [m for m in candidates or [run.models["control"]] if not m.ships]
     best = max(shipped, key=lambda m: (not missing_attacks(m), m.robust.value), default=None)
     return None if best is None else best.name
-
-
-def _reigning(run: RunEvidence, winner: Evidence, name: str) -> registry.Registered | None:
-    """The champion's version if `winner` is the very same file: it needs no second one."""
-    champions = (m.file.identity for m in run.models.values() if m.role == "champion")
-    return registry.champion(name) if winner.file.identity in champions else None
 
 
 def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:

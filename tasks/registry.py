@@ -1,7 +1,12 @@
 """The model registry: fetched by digest, registered once, promoted one at a time."""
 
 import hashlib
+import json
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from hardening.deployment.lineage import belongs
 from hardening.errors import DigestError
@@ -11,14 +16,42 @@ from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
 from tasks.mlflow_model import fetch
 from tasks.promotion import promote, reigning
-from tasks.versions import Registered, check_name, model, resolve
+from tasks.versions import VERDICT, Registered, check_name, every, make, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Registered", "champion", "download", "judge_version", "register"]
+__all__ = [
+    "MADE_AGAIN",
+    "RECIPE",
+    "Registered",
+    "champion",
+    "download",
+    "judge_version",
+    "made_again",
+    "recipe",
+    "register",
+]
 
 CHALLENGER = "challenger"
+
+RECIPE = "temper.recipe"
+"""The tag of what a version was made from, see `recipe`; what others registered has none."""
+
+MADE_AGAIN = "temper.made_again"
+"""The tag of when a later run made the champion's very file, seconds of the clock."""
+
+
+def recipe(config: Mapping[str, JsonValue], data: str) -> str:
+    """Digest of what a model is made from: a configuration but for its seed, and the data's digest.
+
+    Args:
+        config: As evidence has it: without gate, registry and addresses.
+    """
+    said = {key: value for key, value in config.items() if key != "seed"}
+    content = {"config": said, "data": data}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def champion(name: str) -> Registered | None:
@@ -78,7 +111,8 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        tags = _tags(_measured(logged_model_uri, evidence), evidence, run, verdict, digest)
+        tags = _tags(_measured(logged_model_uri, evidence), evidence, run, digest)
+        tags[RECIPE] = recipe(run.config, run.data.sha256)
         version = _version(client, logged_model_uri, name, tags)
         return _conclude(client, name, version, run, verdict)
 
@@ -93,9 +127,27 @@ def judge_version(
     uri = f"models:/{name}/{version}"
     with locked(f"registry-{name}"), mlflow_client() as client:
         resolve(client, uri)
-        for tag, text in _tags(_measured(uri, evidence), evidence, run, verdict, digest).items():
+        for tag, text in _tags(_measured(uri, evidence), evidence, run, digest).items():
             client.set_model_version_tag(name, str(version), tag, text)
         return _conclude(client, name, version, run, verdict)
+
+
+def made_again(name: str, evidence: Evidence, run: RunEvidence) -> Registered | None:
+    """The champion of `name` if `evidence` is of its very file: then it needs no second version.
+
+    It is noted that it is made from this run's recipe, too, and when it was made again.
+    """
+    measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
+    if measured is None or measured.identity != evidence.file.identity:
+        return None
+    with mlflow_client() as client:
+        found = reigning(client, name)
+        if found is None or not _is_measured(found, measured):
+            return None
+        made_from = recipe(run.config, run.data.sha256)
+        for tag, text in {RECIPE: made_from, MADE_AGAIN: f"{time.time():.0f}"}.items():
+            client.set_model_version_tag(name, str(found.version), tag, text)
+        return resolve(client, found.uri)
 
 
 def _measured(uri: str, evidence: Evidence) -> str:
@@ -117,12 +169,13 @@ def _conclude(
     if verdict.passed and verdict.promote:
         measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
         promote(client, name, version, lambda found: _is_measured(found, measured), verdict.reason)
+    # Last: who is killed before this has not finished, and is helped by the next to come.
+    said = "passed" if verdict.passed else "failed"
+    client.set_model_version_tag(name, str(version), VERDICT, said)
     return resolve(client, f"models:/{name}/{version}")
 
 
-def _tags(
-    shipped: str, evidence: Evidence, run: RunEvidence, verdict: Verdict, digest: str
-) -> dict[str, str]:
+def _tags(shipped: str, evidence: Evidence, run: RunEvidence, digest: str) -> dict[str, str]:
     """`shipped` is the digest of the bytes of the version, whose graph is the measured one."""
     robust = evidence.robust
     text = f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]"
@@ -131,7 +184,6 @@ def _tags(
         "temper.graph": evidence.file.identity,
         "temper.evidence": digest,
         "temper.threat": str(run.threat),
-        "temper.verdict": "passed" if verdict.passed else "failed",
         "temper.robust_accuracy": "NOT EVALUATED" if missing_attacks(evidence) else text,
         "temper.data": run.data.sha256,
     }
@@ -139,22 +191,13 @@ def _tags(
 
 def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) -> int:
     """The version with this file and this evidence, made if there is none."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-    if model(client, name) is None:
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            # Another machine was faster.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    for found in client.search_model_versions(f"name = '{name}'"):
+    make(client, name)
+    for found in every(client, name):
         if all(found.tags.get(tag) == tags[tag] for tag in ("temper.sha256", "temper.evidence")):
-            # The gate may have changed since: the tags say the newest verdict.
             for tag, text in tags.items():
                 if found.tags.get(tag) != text:
                     client.set_model_version_tag(name, str(found.version), tag, text)
-            return int(found.version)
+            return found.version
     model_id = uri.removeprefix("models:/")
     return int(client.create_model_version(name, uri, tags=tags, model_id=model_id).version)
 

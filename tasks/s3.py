@@ -20,11 +20,15 @@ CHUNK = 1 << 20
 
 
 class Object(NamedTuple):
-    """One object of a listing or a HEAD: key relative to what was listed, bytes, version tag."""
+    """One object of a listing or a HEAD: key relative to what was listed, bytes, version tag.
+
+    `modified` is when it was written, seconds of the clock.
+    """
 
     key: str
     size: int
     etag: str
+    modified: float
 
 
 def parse(uri: str) -> tuple[str, str]:
@@ -106,7 +110,10 @@ class Bucket:
     def head(self, name: str) -> Object | None:
         """Size and version of `name`, or None when there is no such object."""
         found = self._head(name)
-        return None if found is None else Object(name, found["ContentLength"], found["ETag"])
+        if found is None:
+            return None
+        modified = found["LastModified"].timestamp()
+        return Object(name, found["ContentLength"], found["ETag"], modified)
 
     def list(self) -> Iterator[Object]:
         """All objects under the prefix; keys are relative to it."""
@@ -115,7 +122,8 @@ class Bucket:
             for page in pages.paginate(Bucket=self.name, Prefix=self._prefix):
                 for entry in page.get("Contents", []):
                     key = entry["Key"].removeprefix(self._prefix)
-                    yield Object(key, entry["Size"], entry["ETag"])
+                    modified = entry["LastModified"].timestamp()
+                    yield Object(key, entry["Size"], entry["ETag"], modified)
 
     def check(self) -> None:
         """Raise a ServiceError unless the bucket exists and lets us list and write."""

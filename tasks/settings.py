@@ -28,8 +28,17 @@ OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
 OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 """Most memory that opening a foreign ONNX file may take, bytes; default 4 GiB."""
 
+LEASE = "TEMPER_LEASE"
+"""Seconds after which the work of a killed process is taken over by another; default 120."""
+
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
+
+WORK_POOL = "temper"
+"""Name of the Prefect work pool that the deployments use."""
+
+WEBHOOK_SECRET = "TEMPER_WEBHOOK_SECRET"  # noqa: S105  the name of it
+"""Secret with which MLflow signs its webhooks."""
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -75,6 +84,30 @@ def open_limits() -> tuple[int, int]:
         ConfigError: The environment says something else than positive numbers.
     """
     return _positive(OPEN_SECONDS, 120), _positive(OPEN_MEMORY, 4 << 30)
+
+
+def webhook_secret() -> str:
+    """The secret with which MLflow signs its webhooks; there is no default.
+
+    Raises:
+        ConfigError: There is none, or one that can be guessed.
+    """
+    secret = os.environ.get(WEBHOOK_SECRET, "")
+    if len(secret) < 16:
+        raise ConfigError(
+            f"{WEBHOOK_SECRET}: got {len(secret)} characters, expected at least 16, the secret "
+            "of the webhook in MLflow"
+        )
+    return secret
+
+
+def lease() -> int:
+    """How long a claim outlives its holder, seconds.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    return _positive(LEASE, 120)
 
 
 @contextmanager

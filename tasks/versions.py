@@ -10,11 +10,18 @@ from tasks.mlflow_client import shown, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 T = TypeVar("T")
 
 CHAMPION = "champion"
+
+VERDICT = "temper.verdict"
+"""The tag of what was found: `passed`, `failed`, or `refused: ` and why. It is written last: who
+carries it is done with."""
+
+PAGE = 1000
+"""Versions that are listed at a time."""
 
 _URI = re.compile(r"models:/(?P<name>[^/:@'\"]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
@@ -22,7 +29,8 @@ _URI = re.compile(r"models:/(?P<name>[^/:@'\"]+)(@(?P<alias>[\w-]+)|/(?P<version
 class Registered(Record):
     """One version in the registry; the digests are None when someone else registered it.
 
-    `sha256` is that of the model file, `evidence` that of the evidence of its run.
+    `sha256` is that of the model file, `evidence` that of the evidence of its run, `created` when
+    it was registered, seconds of the clock.
     """
 
     name: str
@@ -30,6 +38,7 @@ class Registered(Record):
     uri: str
     sha256: str | None
     evidence: str | None
+    created: float
     aliases: list[str]
     tags: dict[str, str]
 
@@ -45,20 +54,36 @@ def model(client: "MlflowClient", name: str) -> "RegisteredModel | None":
     return _or_none(lambda: client.get_registered_model(name))
 
 
+def make(client: "MlflowClient", name: str) -> None:
+    """Make the registered model unless it is there."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    if model(client, name) is None:
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            # Another machine was faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
 def get(client: "MlflowClient", name: str, version: int) -> Registered | None:
     """One version of a registered model, or None."""
     found = _or_none(lambda: client.get_model_version(name, str(version)))
-    if found is None:
-        return None
-    return Registered(
-        name=name,
-        version=int(found.version),  # an int from a database, a str from a server
-        uri=f"models:/{name}/{int(found.version)}",
-        sha256=found.tags.get("temper.sha256"),
-        evidence=found.tags.get("temper.evidence"),
-        aliases=sorted(found.aliases),
-        tags=dict(found.tags),
-    )
+    return None if found is None else _registered(found)
+
+
+def every(client: "MlflowClient", name: str) -> list[Registered]:
+    """All versions of a registered model, the oldest first; aliases may be missing."""
+    found: list[Registered] = []
+    page = client.search_model_versions(f"name = '{name}'", max_results=PAGE)
+    found += map(_registered, page)
+    while page.token:
+        page = client.search_model_versions(
+            f"name = '{name}'", max_results=PAGE, page_token=page.token
+        )
+        found += map(_registered, page)
+    return sorted(found, key=lambda version: version.version)
 
 
 def under_alias(client: "MlflowClient", name: str, alias: str) -> Registered | None:
@@ -88,6 +113,20 @@ def resolve(client: "MlflowClient", uri: str) -> Registered:
         aliases = ", ".join(sorted(there.aliases)) or "none"
         raise ModelError(f"{place} has no {missing} of {name!r}; aliases: {aliases}")
     return found
+
+
+def _registered(found: "ModelVersion") -> Registered:
+    version = int(found.version)  # an int from a database, a str from a server
+    return Registered(
+        name=found.name,
+        version=version,
+        uri=f"models:/{found.name}/{version}",
+        sha256=found.tags.get("temper.sha256"),
+        evidence=found.tags.get("temper.evidence"),
+        created=found.creation_timestamp / 1000,
+        aliases=sorted(found.aliases),
+        tags=dict(found.tags),
+    )
 
 
 def _or_none(ask: Callable[[], T]) -> T | None:

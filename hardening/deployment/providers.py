@@ -21,14 +21,14 @@ def providers() -> tuple[Provider, ...]:
     device first, then a session of one node is tried, because ONNX Runtime falls back to the CPU
     with noise on stderr but without an exception.
     """
-    if CUDA not in onnxruntime.get_available_providers() or not _cuda_devices():
+    if CUDA not in onnxruntime.get_available_providers() or not cuda_devices():
         return (CPU,)
     # TensorFloat-32 keeps 10 bits of mantissa: its logits would not be the CPU's.
     cuda: tuple[Provider, ...] = ((CUDA, {"use_tf32": 0}), CPU)
     return cuda if _starts(cuda) else (CPU,)
 
 
-def _cuda_devices() -> int:
+def cuda_devices() -> int:
     """Devices that the CUDA driver sees; 0 without a driver."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:

@@ -11,12 +11,16 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from flows.chain import load as load_dataset
 from flows.chain import run_chain
-from flows.sources import find_sources
+from flows.config import load
+from flows.sources import find_data, find_sources
+from flows.subjects import Sources, find_subjects
 from flows.validate import validate
 from hardening.evidence import RunEvidence
 from hardening.log import Silent
 from hardening.verdict import Gate, judge
+from tasks.server import begin
 from tasks.settings import store_uri
 from tasks.store import open_store
 
@@ -51,6 +55,9 @@ TINY = {
 }
 
 
+OTHERS = ("PREFECT_", "MLFLOW_", "TEMPER_", "AWS_", "DO_NOT_TRACK")
+
+
 class Done(NamedTuple):
     """A command that has ended."""
 
@@ -73,8 +80,7 @@ class Place:
     def __init__(self, root):
         self.root = root
         # What other tests set in this process is not what a user has.
-        others = ("PREFECT_", "MLFLOW_", "TEMPER_", "AWS_", "DO_NOT_TRACK")
-        self.env = {n: v for n, v in os.environ.items() if not n.startswith(others)}
+        self.env = {n: v for n, v in os.environ.items() if not n.startswith(OTHERS)}
         self.env |= {
             "TEMPER_HOME": str(root / "home"),
             "TEMPER_SERVER_LINGER": "5",
@@ -195,3 +201,31 @@ def own_place(tmp_path_factory):
 def elsewhere(tmp_path):
     """A place where nothing has run."""
     return Place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def here(own_place):
+    """The module's place as this process's own, with a Prefect API that runs until the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(OTHERS)]:
+            patch.delenv(name)
+        for name, value in own_place.env.items():
+            patch.setenv(name, value)
+        patch.chdir(own_place.root)
+        with begin() as api:
+            api.wait()
+            yield own_place
+
+
+@pytest.fixture(scope="module")
+def trained(here):
+    """Makes an ONNX file: the control of the tiny configuration, trained from a seed."""
+
+    def make(seed):
+        config = load(here.write(seed=seed, training={"epochs": 2}, candidates=None, registry=None))
+        go, located = Now(), find_data(config, Silent())
+        data = load_dataset(config, go, located)
+        (control,) = find_subjects(config, go, Sources(located, None, None), data)
+        return open_store(store_uri()).get(control.onnx)
+
+    return make

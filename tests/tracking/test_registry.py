@@ -3,8 +3,9 @@ import threading
 import pytest
 
 from hardening.errors import BrokenPromise, DigestError, ModelError
-from tasks.registry import champion, download, register
+from tasks.registry import RECIPE, champion, download, recipe, register
 from tasks.tracking import log_run
+from tasks.versions import VERDICT, every
 
 on_both = pytest.mark.parametrize("store", ["embedded", "server"], indirect=True)
 
@@ -191,3 +192,42 @@ def test_what_the_registry_does_not_have_is_named(name, make_case, registered):
 def test_an_address_that_is_no_version_is_refused(uri):
     with pytest.raises(ModelError, match="expected models:/NAME@ALIAS or models:/NAME/VERSION"):
         download(uri)
+
+
+def test_a_run_that_is_killed_before_it_promoted_leaves_no_verdict(
+    client, name, make_case, registered, monkeypatch
+):
+    case = make_case()
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.registry.promote", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(case)
+    (begun,) = every(client, name)
+    assert begun.tags[RECIPE] == recipe(case.run.config, case.run.data.sha256)
+    assert VERDICT not in begun.tags
+
+    assert registered(case).version == 1
+    assert champion(name).tags[VERDICT] == "passed"
+
+
+def _killed(*arguments):
+    raise KeyboardInterrupt
+
+
+@on_both
+def test_all_pages_of_versions_are_read(client, name, tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.versions.PAGE", 2)
+    client.create_registered_model(name)
+    assert every(client, name) == []
+    for _ in range(5):
+        client.create_model_version(name, f"s3://bucket/{name}", tags={"a": "b"})
+    assert [found.version for found in every(client, name)] == [1, 2, 3, 4, 5]
+    assert every(client, name)[4].tags == {"a": "b"}
+
+
+def test_a_recipe_is_the_configuration_but_its_seed_and_the_data():
+    config = {"data": {"name": "n"}, "seed": 0, "threat": {"eps": 0.1}}
+    same = recipe({"threat": {"eps": 0.1}, "seed": 7, "data": {"name": "n"}}, "d")
+    assert recipe(config, "d") == same
+    assert recipe(config, "e") != same
+    assert recipe({**config, "threat": {"eps": 0.2}}, "d") != same

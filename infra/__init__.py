@@ -1,0 +1,1 @@
+"""What the flows run on: services for one machine, deployments, containers, a cluster."""
