@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.adaptive import expectation, majority
-from attacks.gradient import draws
 from attacks.profiles import AttackSpec
 from defenses import FORMS
 from defenses.detector import detector
@@ -16,17 +14,13 @@ from defenses.quantization import quantization
 from defenses.standard import standard
 from defenses.stochastic_activation_pruning import stochastic_activation_pruning
 from defenses.training import Loop
-from hardening.attack import stands
 from hardening.data import TestData, TrainingData
 from hardening.data.digits import digits
-from hardening.deployed import Deployed
 from hardening.deployment.export import export
 from hardening.diagnosis.limits import Limits
-from hardening.inside import Inside
 from hardening.log import Silent
 from hardening.models import files
 from hardening.models.architecture import Architecture, build
-from hardening.models.form import Form
 from hardening.spec import Spec
 from hardening.threat import ThreatModel
 from tasks.attack import attack_file
@@ -37,7 +31,6 @@ from tasks.radii import curve_file
 from tasks.step import Run
 from tasks.store import open_store
 from tasks.survey import certify_file, survey_file
-from tasks.target import led_by
 
 THREAT = ThreatModel(norm="linf", eps=0.15)
 IMAGES = 24
@@ -184,46 +177,6 @@ def test_others_lead_attacks_on_it_and_queries_reach_it(bench, few_draws, model)
     assert len(led["fell"]) > 0
     asked, _, _ = bench.attacked(model, name="square", params={"queries": 20})
     assert asked["kind"] == "gradient-free"
-
-
-@pytest.fixture
-def wavering():
-    """A model that gives images of label 0 that answer with chance `p`, as it is attacked."""
-
-    class Wavering(Form):
-        def __init__(self, p):
-            super().__init__(Spec(name="wavering"), [])
-            self.p, self.rng = p, seeded()
-
-        def forward(self, x):
-            right = (torch.rand(len(x), generator=self.rng) < self.p).float()
-            rest = torch.zeros(len(x), 8)
-            return torch.cat([torch.stack([right, 1 - right], 1), rest], 1)
-
-        def judge(self):
-            return majority(self)
-
-        def informed(self):
-            return expectation(self, draws=20)
-
-    def made(p):
-        session = Inside(b"", Wavering(p))
-        return session, Deployed(session, session.informed, scores=True)
-
-    return made
-
-
-@pytest.mark.parametrize(("p", "least", "most"), [(0.6, 98, 100), (0.1, 0, 2)])
-def test_a_search_that_others_lead_does_not_end_by_luck(bench, wavering, p, least, most):
-    _, target = wavering(p)
-    led = led_by(bench.run, target, (bench.held["dense"],))
-    x, y = torch.rand(100, 1, 8, 8), torch.zeros(100, dtype=torch.int64)
-    standing = torch.ones(100, dtype=torch.bool)
-    for _ in range(20):
-        standing &= stands(led, x, led(x), y)
-
-    assert least <= int(standing.sum()) <= most
-    assert draws(led) == 1, "gradients of others need no mean"
 
 
 def diagnosed(bench, model, gates):
