@@ -10,7 +10,6 @@ from attacks import ATTACKS
 from hardening.alarms import above_parent
 from hardening.attack import Attack
 from hardening.data import Labelled
-from hardening.deployed import Deployed
 from hardening.diagnosis.catalogue import alarm, not_run
 from hardening.diagnosis.diagnose import DIAGNOSED, diagnose
 from hardening.diagnosis.limits import Limits
@@ -24,7 +23,7 @@ from hardening.threat import ThreatModel
 from tasks.data import read_images
 from tasks.step import Run, measured
 from tasks.store import Artifact
-from tasks.target import adapted, open_exact, placed
+from tasks.target import Opened, adapted, open_exact, placed
 
 RADII = (0.5, 1.0, 2.0)
 """Multiples of eps attacked each on its own: the accuracy may only fall (G9)."""
@@ -91,8 +90,9 @@ def diagnose_file(
         [gate for gate in gates if gate not in moot],
         run,
         exact_gradients=not session.facts().rounds,
+        judge=session,
     )
-    case = _Case(run, target, part, probes, threat, seed)
+    case = _Case(run, (session, target), part, probes, threat, seed)
     if session.facts().precision in QUANTIZED:
         if parent is not None and not parent_standing:
             entry, led = _beside_parent(case, parent, survivors & ~fallen, limits)
@@ -116,17 +116,17 @@ class _Case(NamedTuple):
     """The sample of a file, and how it is attacked."""
 
     run: Run
-    target: Deployed
+    opened: Opened
     part: Labelled
     probes: Probes
     threat: ThreatModel
     seed: int
 
-    def attack(self, name: str, attack: Attack, model: Deployed, standing: Tensor) -> Outcome:
-        """Attack `model` where it still stands, (n,) bool; what falls stands there no more."""
-        places = standing.nonzero()[:, 0]
-        threat, seed = self.threat, self.seed
-        outcome = run_attack(name, attack, model, model, self.part, places, threat, seed, self.run)
+    def attack(self, name: str, attack: Attack, opened: Opened, standing: Tensor) -> Outcome:
+        """Attack what was opened where it stands, (n,) bool; what falls stands there no more."""
+        session, model = opened
+        judged = session, self.part, standing.nonzero()[:, 0]
+        outcome = run_attack(name, attack, model, *judged, self.threat, self.seed, self.run)
         standing[outcome.fell] = False
         return outcome
 
@@ -136,11 +136,12 @@ def _by_radius(case: _Case) -> tuple[list[Point], Tensor]:
     radii, fallen = [], torch.zeros(len(case.part), dtype=torch.bool)
     for factor in RADII:
         at = case._replace(threat=case.threat.scaled(factor))
-        standing = all_stand(case.target, case.part)
-        at.attack(f"eps {at.threat.eps:.3g}", case.probes.apgd_margin, case.target, standing)
+        standing = all_stand(case.opened[0], case.part)
+        name = f"eps {at.threat.eps:.3g}"
+        outcome = at.attack(name, case.probes.apgd_margin, case.opened, standing)
         radii.append(Point(eps=at.threat.eps, accuracy=accuracy(standing.tolist())))
         if factor <= 1:
-            fallen |= ~standing
+            fallen[outcome.fell] = True
     return radii, fallen
 
 
@@ -161,16 +162,16 @@ def _beside_parent(
     And which of the points that these looked at fool the file, (n,) bool: else it would be called
     harder than its parent only because less was tried against it.
     """
-    _, model = open_exact(case.run, parent, None)
-    standing = all_stand(model, case.part)
+    opened = open_exact(case.run, parent, None)
+    standing = all_stand(opened[0], case.part)
     led = torch.zeros_like(standing)
     for attack in (case.probes.apgd_ce, case.probes.apgd_margin, case.probes.apgd_restarts):
         if not standing.any():
             break
-        outcome = case.attack("float parent", attack, model, standing)
+        outcome = case.attack("float parent", attack, opened, standing)
         met = case.part.take(outcome.attacked.to(case.part.labels.device))
         moved = Labelled(outcome.x_adv.to(case.part.images.device), met.labels)
-        led[outcome.attacked] |= ~all_stand(case.target, moved)
+        led[outcome.attacked] |= ~all_stand(case.opened[0], moved)
     kept = int((survivors & ~led).sum()), int(standing.sum())
     return above_parent(*kept, len(case.part), "attacked by three attacks", limits), led
 

@@ -1,5 +1,7 @@
 """Opens exported files for an attack: the one that is judged, and those whose gradients lead."""
 
+from torch import Tensor
+
 from attacks.adaptive import WRAPPERS
 from defenses import FORMS
 from hardening.attack import Access, Attack
@@ -75,9 +77,8 @@ def led_by(
         return target
     twins: list[Model] = [Twin(run.read(source)).to(device()) for source in sources]
     if isinstance(target.session, Inside):
-        # It judges every step in full; the mean over its draws is of no use to other gradients.
         alike = [target.session.alike(twin) for twin in twins]
-        return Carried(target.session, alike[0] if len(alike) == 1 else Ensemble(alike))
+        return Carried(_InFull(target), alike[0] if len(alike) == 1 else Ensemble(alike))
     if differential:
         return Beside(target, twins[0])
     return Carried(target, twins[0] if len(twins) == 1 else Ensemble(twins))
@@ -94,6 +95,23 @@ def placed(images: Labelled) -> Labelled:
     """The images where models compute."""
     place = device()
     return Labelled(images.images.to(place), images.labels.to(place))
+
+
+class _InFull:
+    """A model that does not ship, led by others: the mean over its draws is of no use to these.
+
+    It answers each pass in full, but a search ends only where its informed self agrees: the bare
+    majority, asked at every step, is sometimes luck.
+    """
+
+    def __init__(self, target: Deployed) -> None:
+        self.target = target
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.target.session(x)
+
+    def stands(self, points: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        return self.target.stands(points, logits, y)
 
 
 def _fast(session: Session) -> bool:

@@ -89,12 +89,12 @@ def certify(
     x = images.floats()
     y = images.labels.cpu()
     with log.progress("smoothing", len(images) * (n0 + n), "forward") as advance:
-        chosen = _wins(model, x, streams, n0, sigma, advance).mode(1).values
+        chosen = _most(_wins(model, x, streams, n0, sigma, advance))
         right = (chosen == y).nonzero()[:, 0].tolist()
         wins = _wins(model, x[right], [streams[i] for i in right], n, sigma, advance)
         advance((len(images) - len(right)) * n)
     hits = (wins == y[right][:, None]).sum(1).tolist()
-    radii, abstained = [0.0] * len(images), [False] * len(images)
+    radii, abstained = [0.0] * len(images), (chosen < 0).tolist()
     for image, count in zip(right, hits, strict=True):
         radii[image] = radius(count, n, sigma, alpha)
         abstained[image] = radii[image] == 0
@@ -156,14 +156,26 @@ def _wins(
     sigma: float,
     advance: Progress,
 ) -> Tensor:
-    """Which class wins at each of an image's noisy versions, (N, draws) on the CPU."""
+    """Which class wins at each of an image's noisy versions, (N, draws) on the CPU; -1 if some tie.
+
+    Which of the classes that tie is the answer is up to whoever reads it: none gets the vote.
+    """
     classes = [torch.zeros(0, dtype=torch.int64)]
     for points in _batches(x, streams, draws, sigma):
         logits = model(points)
         _check(logits, points)
-        classes.append(logits.argmax(1).cpu())
+        (first, second), (winner, _) = (found.unbind(1) for found in logits.topk(2))
+        classes.append(winner.where(first > second, -1).cpu())
         advance(len(points))
     return torch.cat(classes).view(len(x), draws)
+
+
+def _most(wins: Tensor) -> Tensor:
+    """The class that got most of the votes (N, draws), (N,); -1 where none got any."""
+    votes = torch.zeros(len(wins), int(wins.max()) + 2, dtype=torch.int64)
+    votes.scatter_add_(1, wins + 1, torch.ones_like(wins))
+    votes[:, 0] = 0
+    return votes.argmax(1) - 1
 
 
 def _batches(

@@ -65,12 +65,14 @@ def diagnose(
     *,
     exact_gradients: bool = True,
     features: Model | None = None,
+    judge: Model | None = None,
 ) -> Diagnosis:
     """The alarms of `gates` on a sample of n images, the quiet ones too, in the catalogue's order.
 
     Args:
         exact_gradients: False for straight-through gradients, which G6 must not compare.
         features: What G17 refits a head on, (B, d); the model's logits when not given.
+        judge: Who says what is right, and what has fallen in the end; the model when not given.
 
     Raises:
         ConfigError: A gate is unknown.
@@ -86,9 +88,11 @@ def diagnose(
         )
     for gate in gates:
         look_up(DIAGNOSED, gate, "gates")
-    correct = all_stand(model, images)
+    judge = model if judge is None else judge
+    correct = all_stand(judge, images)
     sample = Sample(
         model=model,
+        judge=judge,
         images=images,
         correct=correct,
         survivors=survivors.cpu() & correct,

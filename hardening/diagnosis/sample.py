@@ -35,7 +35,7 @@ class Probes(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The model under diagnosis on n images.
+    """The model under diagnosis on n images; `judge` has the last word on what it gets right.
 
     `correct` and `survivors` (n,) bool say which images it gets right and which stood under all
     attacks. `exact_gradients` is false where the backward pass is a stand-in on purpose.
@@ -44,6 +44,7 @@ class Sample(NamedTuple):
     """
 
     model: Model
+    judge: Model
     images: Labelled
     correct: Tensor
     survivors: Tensor
@@ -72,7 +73,7 @@ class Sample(NamedTuple):
             f"diagnosis: {name}",
             attack,
             self.model,
-            self.model,
+            self.judge,
             self.images,
             places,
             self.threat if threat is None else threat,

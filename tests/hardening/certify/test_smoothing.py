@@ -72,6 +72,24 @@ def test_a_close_vote_abstains_and_a_wrong_one_does_not():
     assert certificate.accuracy.correct == 1
 
 
+@pytest.mark.parametrize(
+    ("share", "radii", "abstained"), [(0.0, True, False), (0.6, False, True), (1.0, False, True)]
+)
+def test_classes_that_tie_get_no_vote(share, radii, abstained):
+    """As behind a Sigmoid that saturates: the lowest class is not what such a file says."""
+    limit = normal.ppf(share, scale=0.25)
+
+    def ties(x):
+        tied = x.flatten(1)[:, 0] - 0.5 < limit
+        return torch.stack([torch.ones(len(x)), tied.float(), torch.full((len(x),), -1.0)], 1)
+
+    certificate = smooth(ties, at(0.0))
+    assert [radius > 0 for radius in certificate.radii] == [radii]
+    assert certificate.abstained == [abstained]
+    # Where most votes tie, the class that has the others is chosen.
+    assert certificate.figures["chosen rightly"] == (share < 1)
+
+
 def test_votes_without_dissent_give_the_radius_of_the_closed_form():
     """All of n votes bound the probability below by alpha^(1 / n)."""
     assert radius(1000, 1000, 1.0, 0.001) == pytest.approx(2.463, abs=0.0005)
