@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.deployed import Counted
 from hardening.spec import Spec, bind, resolve
 from hardening.threat import Norm, ThreatModel

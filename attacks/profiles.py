@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.attack import facts
 from hardening.errors import ConfigError
 from hardening.evidence import Kind

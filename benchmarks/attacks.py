@@ -22,8 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks import ATTACKS
 from attacks.profiles import PROFILES, AttackSpec, in_order, label
+from attacks.registry import ATTACKS
 from benchmarks import peers
 from benchmarks.subjects import SUBJECTS, Subject, load
 from hardening.attack import facts

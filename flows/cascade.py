@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import count
 
-from attacks import ATTACKS
 from attacks.profiles import PROFILES, AttackSpec, Profile, in_order, labels
+from attacks.registry import ATTACKS
 from flows.config import Config
 from flows.subjects import Subject, gather
 from flows.twins import Twinless, why_no_twin

@@ -14,7 +14,7 @@ from hardening.spec import Parameter, parameters, resolve, type_name
 def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
     """The registry of a kind of things: attacks, surveys, certifiers, defenses and so on."""
     if kind == "attacks":
-        from attacks import ATTACKS  # noqa: PLC0415  each import costs a second: only the one asked
+        from attacks.registry import ATTACKS  # noqa: PLC0415  each import costs a second: only the one asked
 
         return ATTACKS
     if kind == "defenses":
@@ -22,7 +22,7 @@ def registry(kind: str) -> Mapping[str, Callable[..., Any]]:
 
         return DEFENSES
     if kind == "surveys":
-        from attacks import SURVEYS  # noqa: PLC0415
+        from attacks.registry import SURVEYS  # noqa: PLC0415
 
         return SURVEYS
     if kind == "certifiers":

@@ -7,8 +7,8 @@ inspect -> for each shard of images: attack after attack on what still stands ->
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from attacks import ATTACKS, SURVEYS
 from attacks.profiles import AttackSpec
+from attacks.registry import ATTACKS, SURVEYS
 from flows.cascade import cascade, profile
 from flows.config import Config
 from flows.subjects import Subject

@@ -1,8 +1,8 @@
 """Everything in a configuration that needs the registries to be understood."""
 
-from attacks import ATTACKS, SURVEYS
 from attacks.adaptive import WRAPPERS
 from attacks.profiles import PROFILES, AttackSpec, in_order, labels
+from attacks.registry import ATTACKS, SURVEYS
 from defenses import DEFENSES
 from defenses.declaration import declaration
 from defenses.smoothing import mismatches

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from attacks import ATTACKS
 from attacks.cost import cost, starts
 from attacks.gradient import draws
 from attacks.profiles import AttackSpec, kind
+from attacks.registry import ATTACKS
 from attacks.universal import fooling_rates
 from hardening.attack import facts
 from hardening.data import Labelled

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.alarms import above_parent
 from hardening.attack import Attack
 from hardening.data import Labelled

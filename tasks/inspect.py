@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.attack import facts, stands
 from hardening.data import Labelled, TestData
 from hardening.deployment.float_form import float_form

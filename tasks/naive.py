@@ -2,7 +2,7 @@
 
 import json
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.deployment.operators.straight_through import true_gradients
 from hardening.errors import NoTwin
 from hardening.evaluation import all_logits, all_stand, run_attack

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from attacks import ATTACKS
 from attacks.profiles import AttackSpec
+from attacks.registry import ATTACKS
 from hardening.data import Labelled
 from hardening.evaluation import run_attack
 from hardening.evidence import Distances

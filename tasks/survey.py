@@ -2,7 +2,7 @@
 
 import torch
 
-from attacks import SURVEYS
+from attacks.registry import SURVEYS
 from attacks.survey import classified
 from hardening.attack import facts
 from hardening.certify import CERTIFIERS
@@ -41,12 +41,12 @@ def survey_file(
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:
         for index, (x, y) in enumerate(data.batches(BATCH)):
-            found = ask(model, x, y, generator(seed, survey.name, index))
+            stands = ask(model, x, y, generator(seed, survey.name, index))
             if isinstance(session, Inside) and model is target:
                 # What an informed search does not give up is more than what is right.
                 right = classified(session, x, y)
-                found = {name: standing & right for name, standing in found.items()}
-            parts.append(found)
+                stands = {name: standing & right for name, standing in stands.items()}
+            parts.append(stands)
             advance(len(y))
     conditions = {
         name: accuracy(torch.cat([part[name] for part in parts]).tolist()) for name in parts[0]

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import apgd, pgd
+from attacks.apgd import apgd
 from attacks.losses import dlr_targeted, rivals
 from attacks.pacing import DENSE, PACES, SPARSE, begin, observe, stages
+from attacks.pgd import pgd
 from hardening.threat import ThreatModel
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.attack import Found, facts
 from hardening.errors import ModelError, NumericsError
 from hardening.spec import Spec, bind, parameters

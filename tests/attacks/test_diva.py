@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attacks import pgd
 from attacks.diva import diva
+from attacks.pgd import pgd
 from hardening.carried import Beside
 from hardening.deployed import Counted
 from hardening.threat import ThreatModel

@@ -5,7 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import apgd, fgsm, pgd, square
+from attacks.apgd import apgd
+from attacks.fgsm import fgsm
+from attacks.pgd import pgd
+from attacks.square import square
 from hardening.threat import ThreatModel
 
 EXACT = {

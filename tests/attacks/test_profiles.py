@@ -2,10 +2,10 @@
 
 import pytest
 
-from attacks import ATTACKS
 from attacks.adaptive import WRAPPERS
 from attacks.cost import cost, starts
 from attacks.profiles import PROFILES, AttackSpec, in_order, kind, label, labels
+from attacks.registry import ATTACKS
 from hardening.attack import facts
 from hardening.errors import ConfigError
 from hardening.spec import Spec, bind

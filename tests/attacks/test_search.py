@@ -5,9 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import apgd, fgsm, pgd, square
+from attacks.apgd import apgd
+from attacks.fgsm import fgsm
 from attacks.losses import margin
+from attacks.pgd import pgd
 from attacks.search import Search
+from attacks.square import square
 from hardening.threat import ThreatModel
 
 THREAT = ThreatModel(norm="linf", eps=0.2)

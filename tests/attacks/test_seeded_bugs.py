@@ -12,7 +12,9 @@ import torch
 
 import attacks.gradient
 import attacks.search
-from attacks import apgd, fgsm, pgd
+from attacks.apgd import apgd
+from attacks.fgsm import fgsm
+from attacks.pgd import pgd
 from attacks.search import Search
 from hardening.balls import BALLS
 from hardening.threat import ThreatModel

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacks import square
 from attacks.proposals import PROPOSALS, _bump
+from attacks.square import square
 from hardening.threat import ThreatModel
 
 SHAPES = [(1, 6, 6), (3, 8, 8), (3, 5, 9), (1, 1, 1), (2, 2, 3)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import SURVEYS
+from attacks.registry import SURVEYS
 from hardening.errors import ConfigError, ModelError, NumericsError
 from hardening.evidence import Survey
 from hardening.spec import Spec, bind, parameters, resolve

@@ -6,7 +6,9 @@ from math import exp
 import pytest
 import torch
 
-from attacks import apgd, fgsm, pgd
+from attacks.apgd import apgd
+from attacks.fgsm import fgsm
+from attacks.pgd import pgd
 from attacks.transfer import transfer
 from hardening.carried import Carried
 from hardening.errors import ConfigError

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks import ATTACKS
 from attacks.profiles import AttackSpec
+from attacks.registry import ATTACKS
 from defenses.detector import detector
 from defenses.standard import standard
 from defenses.stochastic_activation_pruning import stochastic_activation_pruning

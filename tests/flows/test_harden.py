@@ -25,6 +25,7 @@ FILES = {
     "evidence.json",
     "verdict.json",
     "gate.json",
+    "catalogue.md",
     "report.html",
     "control.onnx",
     "tuned.onnx",

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attacks import ATTACKS
 from attacks.adaptive import expectation
+from attacks.registry import ATTACKS
 from hardening.carried import Carried, Ensemble
 from hardening.deployed import Counted, Deployed, unchanged
 from hardening.errors import ModelFailure

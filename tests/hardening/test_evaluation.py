@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.attack import Found, describes
 from hardening.data import Labelled
 from hardening.errors import DataError, ModelError, ModelFailure, NumericsError, ThreatViolation

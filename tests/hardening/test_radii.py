@@ -2,7 +2,7 @@
 
 import torch
 
-from attacks import ATTACKS
+from attacks.registry import ATTACKS
 from hardening.attack import Found, describes
 from hardening.data import Labelled
 from hardening.log import Silent

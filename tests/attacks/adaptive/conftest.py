@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import pgd
+from attacks.pgd import pgd
 from hardening.threat import ThreatModel
 
 SIDE, CLASSES = 16, 10

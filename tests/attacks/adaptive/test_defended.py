@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import apgd, fgsm, pgd, transfer
 from attacks.adaptive import (
     agreement,
     bpda,
@@ -19,8 +18,12 @@ from attacks.adaptive import (
     straight_through,
     undetected,
 )
+from attacks.apgd import apgd
+from attacks.fgsm import fgsm
 from attacks.gradient import differentiate
 from attacks.losses import ce
+from attacks.pgd import pgd
+from attacks.transfer import transfer
 from hardening.attack import stands
 from hardening.carried import Carried, Ensemble
 from hardening.threat import ThreatModel

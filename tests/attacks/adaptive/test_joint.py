@@ -5,10 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import apgd, pgd, square
 from attacks.adaptive import expectation, joint, undetected
+from attacks.apgd import apgd
 from attacks.gradient import draws, look
 from attacks.losses import margin
+from attacks.pgd import pgd
+from attacks.square import square
 from hardening.attack import stands
 from hardening.deployed import Deployed
 from hardening.threat import ThreatModel

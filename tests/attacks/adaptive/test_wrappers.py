@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 
-from attacks import pgd
 from attacks.adaptive import (
     WRAPPERS,
     agreement,
@@ -16,6 +15,7 @@ from attacks.adaptive import (
 )
 from attacks.gradient import differentiate, draws, look
 from attacks.losses import ce, margin
+from attacks.pgd import pgd
 from hardening.attack import stands
 from hardening.deployed import Deployed
 from hardening.errors import ConfigError
