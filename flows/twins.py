@@ -51,6 +51,7 @@ def _inspect(config: Config, go: Runner, file: _File, images: Artifact) -> Resul
         threat=config.attack_threat,
         seed=config.seed,
         brought=file.brought,
+        of_brought=not file.brought and config.model.onnx is not None,
     )
 
 

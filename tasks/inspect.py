@@ -49,6 +49,7 @@ def inspect_file(
     threat: ThreatModel,
     seed: int,
     brought: bool,
+    of_brought: bool,
 ) -> dict[str, bytes]:
     """Run the file on clean images and prove that its twin computes the same.
 
@@ -61,11 +62,14 @@ def inspect_file(
             session on these, on clean ones and on uniformly random ones.
         brought: The file is not an export of ours. If its twin computes something else, or has no
             gradients to follow, it has none, and is attacked as a black box.
+        of_brought: It is one, of a model that was brought: what its gradients are is no promise of
+            ours, either.
 
     Raises:
         ParityError: The twin of an export of ours computes something else; the text names the
             first node that differs.
-        NumericsError: A logit of the file, or a gradient of an export of ours, is not finite.
+        NumericsError: A logit of the file is not finite, or the gradients of an export of ours are
+            not, or are zero for all images.
     """
     data, file = read_images(run, images), run.read(onnx)
     session = open_session(file)
@@ -82,13 +86,12 @@ def inspect_file(
     try:
         with explained(session.name) if brought else nullcontext():
             twin = Twin(file).to(device())
-            if brought:
-                check_gradients(twin, x.to(device()))
+            _check_gradients(twin, x.to(device()), ours=not (brought or of_brought))
             parity = _prove(twin, session, x, threat, seed)
     except NoTwin as error:
         why = str(error)
     except (NumericsError, ParityError) as error:
-        if not brought:
+        if not (brought or (of_brought and isinstance(error, NumericsError))):
             raise type(error)(f"{run.label}: {error}") from error
         why = f"{session.name}: no twin of it: {error}"
     if why:
@@ -98,6 +101,16 @@ def inspect_file(
         **({"no_twin": why.encode()} if why else {}),
         **({} if form is None else {"float_form": form}),
     }
+
+
+def _check_gradients(twin: Twin, x: Tensor, *, ours: bool) -> None:
+    """Refuse gradients that lead nowhere; of a model that is all `ours`, they are our mistake."""
+    try:
+        check_gradients(twin, x)
+    except NoTwin as error:
+        if ours:
+            raise NumericsError(str(error)) from error
+        raise
 
 
 def _inspect_inside(run: Run, session: Inside, data: TestData) -> dict[str, bytes]:

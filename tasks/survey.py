@@ -41,12 +41,12 @@ def survey_file(
     parts = []
     with run.progress(survey.name, len(data), "image") as advance:
         for index, (x, y) in enumerate(data.batches(BATCH)):
-            stands = ask(model, x, y, generator(seed, survey.name, index))
+            part = ask(model, x, y, generator(seed, survey.name, index))
             if isinstance(session, Inside) and model is target:
                 # What an informed search does not give up is more than what is right.
                 right = classified(session, x, y)
-                stands = {name: standing & right for name, standing in stands.items()}
-            parts.append(stands)
+                part = {name: standing & right for name, standing in part.items()}
+            parts.append(part)
             advance(len(y))
     conditions = {
         name: accuracy(torch.cat([part[name] for part in parts]).tolist()) for name in parts[0]

@@ -73,7 +73,9 @@ def steps(tmp_path, data):
     def attacked(model, eps, source=None):
         kept, led = run.store.put(model), [run.store.put(source)] if source else []
         threat = ThreatModel(eps=eps)
-        seen = inspect_file.function(run, kept, images, threat=threat, seed=0, brought=False)
+        seen = inspect_file.function(
+            run, kept, images, threat=threat, seed=0, brought=False, of_brought=False
+        )
         made = attack_file.function(
             run,
             kept,

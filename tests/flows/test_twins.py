@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -43,6 +44,11 @@ ATTACKS = [
 GRAPH = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[batch,1,8,8] images) => (float[batch,10] logits) {
     a = Abs(images) f = Flatten(a) logits = Gemm<transB = 1>(f, weight, bias) }"""
+
+
+STEPS = """<ir_version: 10, opset_import: ["" : 20]>
+g (float[batch,1,8,8] images, float half) => (float[batch,1,8,8] a) {
+    b = Greater(images, half) a = Cast<to = 1>(b) }"""
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +190,26 @@ def test_a_champion_whose_twin_differs_does_not_end_the_run(chain, broken, file)
     assert run.models["control"].twin_parity is not None
     assert [row.name for row in run.models["champion"].attacks] == ["square"]
     assert "first Relu 'Relu'" in run.models["champion"].notes[0]
+
+
+def test_what_is_made_of_a_file_without_gradients_has_none_either(chain, file, tmp_path):
+    model = onnx.load_model_from_string(file)
+    steps = onnx.parser.parse_model(STEPS).graph
+    model.graph.node[0].CopyFrom(steps.node[0])
+    model.graph.node.insert(1, steps.node[1])
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    (tmp_path / "steps.onnx").write_bytes(model.SerializeToString())
+    evaluation = {"images": 20, "curve": [0.5], "attacks": ATTACKS[-1:]}
+    run, _, _ = chain(
+        model={"onnx": str(tmp_path / "steps.onnx")},
+        candidates={"wrapped": [{"name": "bit_depth"}]},
+        evaluation=evaluation,
+    )
+
+    for name in ("control", "wrapped"):
+        assert "its gradients are zero for all of 20 images" in run.models[name].notes[0]
+        assert run.models[name].twin_parity is None
+    assert judgement(run, "wrapped").status == "NOT EVALUATED"
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from tasks.survey import certify_file, survey_file
 THREAT = ThreatModel(norm="linf", eps=0.15)
 IMAGES = 24
 LIMITS = Limits()
+OURS = {"brought": False, "of_brought": False}
 
 
 def seeded(seed=0):
@@ -57,7 +58,7 @@ class Bench:
         return {name: self.run.store.put(data) for name, data in made.items()}
 
     def inspect(self, model):
-        return self.do(inspect_file, model, "images", threat=THREAT, seed=0, brought=False)
+        return self.do(inspect_file, model, "images", threat=THREAT, seed=0, **OURS)
 
     def json(self, artifact):
         return json.loads(self.run.store.get(artifact))
