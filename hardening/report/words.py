@@ -128,7 +128,9 @@ def decided(decision: Decision) -> str:
 
 def limits(gate: Gate) -> str:
     """What the gate asks beside due attacks and alarms, when it asks nothing."""
-    if any(limit is not None for limit in gate.model_dump(exclude={"max_alarms"}).values()):
+    # What follows from beating a champion is asked of nobody else.
+    others = {"max_alarms", "champion_clean_margin", "champion_latency_ratio"}
+    if any(limit is not None for limit in gate.model_dump(exclude=others).values()):
         return ""
     return "The gate sets no limits: only due attacks and alarms were checked."
 
