@@ -1,6 +1,7 @@
 """What `temper check` lists before anything has run is what a run does."""
 
 import hashlib
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -103,7 +104,9 @@ def brought(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "open_once", lambda *_: Tried(shape=(1, 8, 8)))
 
     def brought(data, champion):
-        monkeypatch.setattr(sources.registry, "champion", lambda _: object())
+        monkeypatch.setattr(
+            sources.registry, "champion", lambda _: SimpleNamespace(uri="models:/m/1")
+        )
         monkeypatch.setattr(sources.registry, "download", lambda _: champion)
         (tmp_path / "theirs.onnx").write_bytes(data)
         return planned(
