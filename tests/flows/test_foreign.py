@@ -1,5 +1,7 @@
 """A foreign ONNX file is opened in a process of its own, once, before anything else."""
 
+from types import SimpleNamespace
+
 import onnx
 import pytest
 import yaml
@@ -94,11 +96,13 @@ def test_a_champion_is_a_foreign_file_too(file, opened, monkeypatch):
         class registry:  # noqa: N801  as the configuration calls it
             name = "tiny"
 
-    monkeypatch.setattr(sources.registry, "champion", lambda _: object())
+    monkeypatch.setattr(
+        sources.registry, "champion", lambda _: SimpleNamespace(uri="models:/tiny/3")
+    )
     monkeypatch.setattr(sources.registry, "download", lambda _: file.read_bytes())
 
     assert sources._champion(Settings, Kept()) == file.read_bytes()
-    assert [name for name, _ in opened] == ["models:/tiny@champion"]
+    assert [name for name, _ in opened] == ["models:/tiny/3"]
 
 
 def test_a_file_is_opened_anew_when_its_contract_changes(file, opened):

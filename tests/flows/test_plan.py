@@ -123,7 +123,7 @@ def brought(planned, tmp_path, monkeypatch):
     ("data", "champion", "names"),
     [
         (FLOAT, INT8, {"champion"}),
-        (INT8, FLOAT, {"control"}),
+        (INT8, FLOAT, {"control", "tuned"}),
         (FLOAT, FLOAT, set()),
     ],
 )
