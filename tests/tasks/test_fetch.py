@@ -182,7 +182,8 @@ def hostile_s3(key: str):
     """A server whose only bucket lists one object under a key of its choice."""
     listing = (
         "<ListBucketResult><IsTruncated>false</IsTruncated><Contents>"
-        f"<Key>prefix/{key}</Key><Size>1</Size><ETag>x</ETag></Contents></ListBucketResult>"
+        f"<Key>prefix/{key}</Key><Size>1</Size><ETag>x</ETag>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>"
     )
 
     class Handler(BaseHTTPRequestHandler):
