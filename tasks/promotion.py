@@ -20,6 +20,9 @@ from tasks.versions import CHAMPION, Registered, get, model, under_alias
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+TRIES = 10
+"""Times that writing the alias may fail: others write it, too."""
+
 PATIENCE = 100
 """Times that a promoter looks again before it gives up: each time somebody else was quicker."""
 
@@ -165,6 +168,9 @@ def _with_first(client: "MlflowClient", ledger: Ledger) -> list[Entry]:
 
 def _follow(client: "MlflowClient", ledger: Ledger) -> None:
     """Set the alias to what the last entry says, and look again: it may have become older."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  a second, for nobody else
+
+    failures = 0
     while past := ledger.entries():
         last = past[-1]
         found = under_alias(client, ledger.model, CHAMPION)
@@ -173,8 +179,15 @@ def _follow(client: "MlflowClient", ledger: Ledger) -> None:
                 return
             continue
         replaced = "none" if last.replaces is None else f"version {last.replaces}"
-        client.set_model_version_tag(ledger.model, str(last.version), "temper.replaces", replaced)
-        client.set_registered_model_alias(ledger.model, CHAMPION, str(last.version))
+        version = str(last.version)
+        try:
+            client.set_model_version_tag(ledger.model, version, "temper.replaces", replaced)
+            client.set_registered_model_alias(ledger.model, CHAMPION, version)
+        except MlflowException:
+            # Of two that write it for the first time both insert it, and one of them fails.
+            failures += 1
+            if failures == TRIES:
+                raise
 
 
 def _before(past: list[Entry], name: str) -> int:
