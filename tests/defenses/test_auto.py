@@ -139,7 +139,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 2, 9])
+@pytest.mark.parametrize("after", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 9))])
 def test_an_interrupted_run_does_not_choose_again_and_ends_with_the_same_bits(
     after, model, data, threat, generator, recorder, bits, monkeypatch
 ):

@@ -53,7 +53,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("after", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_a_training_that_was_stopped_in_any_round_ends_with_the_same_bytes(
     after, trained, data, threat, generator, recorder
 ):
