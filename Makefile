@@ -21,10 +21,10 @@ demo: $(READY) ## harden a small model on an embedded dataset and print the verd
 	$(BIN)/temper harden flows/configs/digits.yaml
 
 test: $(READY) ## the test suite, under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: $(READY) ## the test suite with the long ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## style, and the arrows between packages
 	$(BIN)/ruff format --check .

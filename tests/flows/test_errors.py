@@ -11,18 +11,18 @@ from flows.__main__ import main
 from hardening.models.architecture import Architecture, build
 
 
-def _refused(place, *arguments, says):
-    """The command itself, in a process of its own."""
-    done = place.temper(*arguments)
-    return _check(place, done.code, done.err, says)
+@pytest.fixture
+def refused(elsewhere, monkeypatch, capsys):
+    """Runs a command in this process and checks that it was refused with `says`."""
 
+    def run(*arguments, says):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves what was set last
+        for name, value in elsewhere.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(elsewhere.root)
+        _check(elsewhere, main([*arguments]), capsys.readouterr().err, says)
 
-def _refused_early(place, monkeypatch, capsys, *, says, path):
-    """`temper check`, here: it finds what is wrong with a configuration and its sources."""
-    for name, value in place.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(place.root)
-    return _check(place, main(["check", path]), capsys.readouterr().err, says)
+    return run
 
 
 def _check(place, code, err, says):
@@ -43,9 +43,8 @@ def _check(place, code, err, says):
         ({"evaluation__attacks": [{"name": "pdg"}]}, "did you mean 'pgd'?"),
     ],
 )
-def test_a_wrong_configuration(elsewhere, monkeypatch, capsys, changes, says):
-    path = elsewhere.write(**changes)
-    _refused_early(elsewhere, monkeypatch, capsys, says=says, path=path)
+def test_a_wrong_configuration(elsewhere, refused, changes, says):
+    refused("check", elsewhere.write(**changes), says=says)
 
 
 def test_wrong_usage_is_exit_code_2(elsewhere):
@@ -53,83 +52,88 @@ def test_wrong_usage_is_exit_code_2(elsewhere):
 
 
 def test_evaluate_without_weights(elsewhere):
-    _refused(elsewhere, "evaluate", elsewhere.write(), says="model.weights: got nothing")
+    """In a process of its own, as a user sees it."""
+    done = elsewhere.temper("evaluate", elsewhere.write())
+    _check(elsewhere, done.code, done.err, "model.weights: got nothing")
 
 
-def test_a_missing_dataset(elsewhere, monkeypatch, capsys):
+def test_a_missing_dataset(elsewhere, refused):
     path = elsewhere.write(data={"name": "npz", "path": "none.npz"})
-    _refused_early(elsewhere, monkeypatch, capsys, says="none.npz", path=path)
+    refused("check", path, says="none.npz")
 
 
-def test_a_wrong_digest(elsewhere, monkeypatch, capsys):
+def test_a_wrong_digest(elsewhere, refused):
     _arrays(elsewhere.root)
     path = elsewhere.write(data={"name": "npz", "path": "d.npz", "sha256": "0" * 64})
-    _refused_early(elsewhere, monkeypatch, capsys, says="expected " + "0" * 64, path=path)
+    refused("check", path, says="expected " + "0" * 64)
 
 
-def test_a_truncated_dataset(elsewhere):
-    _arrays(elsewhere.root)
-    file = elsewhere.root / "d.npz"
-    file.write_bytes(file.read_bytes()[:-200])
-    path = elsewhere.write(data={"name": "npz", "path": "d.npz"})
-    _refused(elsewhere, "harden", path, says="d.npz")
-
-
-def test_an_output_folder_that_cannot_be_written(elsewhere):
-    (elsewhere.root / "taken").write_text("a file")
-    path = elsewhere.write()
-    _refused(elsewhere, "harden", path, "--output", "taken/runs", says="taken/runs")
-
-
-def test_an_mlflow_that_does_not_answer(elsewhere, monkeypatch, capsys):
+def test_an_mlflow_that_does_not_answer(elsewhere, refused):
     elsewhere.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
-    path = elsewhere.write()
-    _refused_early(elsewhere, monkeypatch, capsys, says="http://127.0.0.1:9", path=path)
+    refused("check", elsewhere.write(), says="http://127.0.0.1:9")
 
 
-def test_a_store_that_does_not_answer(elsewhere, monkeypatch, capsys):
+def test_a_store_that_does_not_answer(elsewhere, refused):
     elsewhere.env |= {
         "TEMPER_STORE": "s3://bucket/prefix",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
     }
-    path = elsewhere.write()
-    _refused_early(elsewhere, monkeypatch, capsys, says="http://127.0.0.1:9", path=path)
+    refused("check", elsewhere.write(), says="http://127.0.0.1:9")
 
 
 def test_a_prefect_server_that_does_not_answer(elsewhere):
     elsewhere.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
-    _refused(elsewhere, "harden", elsewhere.write(), says="http://127.0.0.1:9")
+    done = elsewhere.temper("harden", elsewhere.write())
+    _check(elsewhere, done.code, done.err, "http://127.0.0.1:9")
 
 
-def test_data_that_cannot_be_trained_on(place):
-    """In the shared place: the step that reads the data runs, the ones after it never do."""
-    says = _arrays(place.root, bad_label=True)
-    done = place.temper("harden", place.write(name="bad", data={"name": "npz", "path": "d.npz"}))
-    assert done.code == 2, done.err
-    assert says in done.err.splitlines()[-1]
-    assert not (place.root / "runs" / "bad").exists()
+@pytest.fixture
+def harden(here, capsys):
+    """Runs `temper harden` in this process until it is refused; returns its last line."""
+
+    def run(*arguments, **changes):
+        code = main(["harden", here.write(name="bad", **changes), *arguments])
+        err = capsys.readouterr().err
+        assert code == 2, err
+        assert "Traceback" not in err
+        assert not (here.root / "runs" / "bad").exists()
+        return err.splitlines()[-1]
+
+    return run
 
 
-def test_weights_of_another_architecture_name_the_first_keys(place):
-    shape = (1, 8, 8)
-    other = build(_architecture("small_cnn", shape, {"width": 16}), seed=0)
-    torch.save(other.net.state_dict(), place.root / "w.pt")
-    changes = {"name": "bad", "model__weights": "w.pt", "training": None}
-    done = place.temper("harden", place.write(**changes))
-    assert done.code == 2, done.err
-    assert "w.pt" in done.err.splitlines()[-1]
-    assert any(key in done.err.splitlines()[-1] for key in other.net.state_dict())
+def test_an_output_folder_that_cannot_be_written(here, harden):
+    (here.root / "taken").write_text("a file")
+    assert "taken/runs" in harden("--output", "taken/runs")
 
 
-def test_a_pickle_with_code_in_it_is_never_executed(place):
-    trace = place.root / "executed"
-    (place.root / "w.pt").write_bytes(pickle.dumps(_Hostile(str(trace))))
-    changes = {"name": "bad", "model__weights": "w.pt", "training": None}
-    done = place.temper("harden", place.write(**changes))
-    assert done.code == 2, done.err
-    assert "w.pt" in done.err.splitlines()[-1]
+def test_a_truncated_dataset(here, harden):
+    _arrays(here.root)
+    file = here.root / "d.npz"
+    file.write_bytes(file.read_bytes()[:-200])
+    assert "d.npz" in harden(data={"name": "npz", "path": "d.npz"})
+
+
+def test_data_that_cannot_be_trained_on(here, harden):
+    """The step that reads the data runs, the ones after it never do."""
+    says = _arrays(here.root, bad_label=True)
+    assert says in harden(data={"name": "npz", "path": "d.npz"})
+
+
+def test_weights_of_another_architecture_name_the_first_keys(here, harden):
+    other = build(_architecture("small_cnn", (1, 8, 8), {"width": 16}), seed=0)
+    torch.save(other.net.state_dict(), here.root / "w.pt")
+    line = harden(model__weights="w.pt", training=None)
+    assert "w.pt" in line
+    assert any(key in line for key in other.net.state_dict())
+
+
+def test_a_pickle_with_code_in_it_is_never_executed(here, harden):
+    trace = here.root / "executed"
+    (here.root / "w.pt").write_bytes(pickle.dumps(_Hostile(str(trace))))
+    assert "w.pt" in harden(model__weights="w.pt", training=None)
     assert not trace.exists()
 
 

@@ -1,7 +1,6 @@
 """Shards, early decisions and what leads an attack, through the real command."""
 
 import hashlib
-import json
 import os
 import signal
 import time
@@ -9,7 +8,7 @@ import time
 import pytest
 
 from flows.cascade import entries
-from flows.config import Config
+from flows.config import Config, load
 from flows.measure import shards
 from flows.subjects import Subject, _trains
 from hardening.spec import Spec
@@ -145,34 +144,33 @@ def test_an_interrupted_evaluation_goes_on_with_the_shard_it_was_at(elsewhere):
     assert {len(row["adversarial"]) for row in model["attacks"]} == {4}
 
 
-def test_a_clear_gate_is_decided_before_all_images_are_attacked(place, first):
+def test_a_clear_gate_is_decided_before_all_images_are_attacked(chain, elsewhere, monkeypatch):
     """The candidate keeps far more than 1 %: a few shards tell."""
-    path = place.write(
+    monkeypatch.chdir(elsewhere.root)
+    path = elsewhere.write(
+        candidates={"tuned": [{"name": "n_fgsm", "params": {"epochs": 4, "batch_size": 64}}]},
         evaluation__shard=12,
         evaluation__early_decision=0.05,
         evaluation__certify=[{"name": "interval"}],
         evaluation__surveys=[{"name": "spatial", "params": {"rotations": 1, "shifts": 1}}],
         evaluation__attacks=[DETECTOR, *ENOUGH],
         registry=None,
-        name="early",
     )
-    done = place.temper("harden", path)
-    assert done.code == 0, done.err
-    evidence = place.evidence("early")
-    assert evidence["decision"]["of"] == 60
-    assert evidence["images"] == evidence["decision"]["images"] < 60
-    for model in evidence["models"].values():
-        assert len(model["survived"]) == len(model["correct"]) == evidence["images"]
-        assert len(model["certificates"][0]["certified"]) == evidence["images"]
-        (survey,) = model["surveys"]
-        assert {found["images"] for found in survey["conditions"].values()} == {evidence["images"]}
-        assert len(model["distances"]["values"]) == evidence["images"]
-    row = evidence["models"]["control"]["attacks"][0]
-    assert row["name"] == "fgsm"
-    assert row["attacked"] == sum(evidence["models"]["control"]["correct"])
-    assert not row["sampled"]
-    verdict = place.temper("verdict", "runs/early/latest/evidence.json", "--json")
-    assert json.loads(verdict.out)["passed"]
+    judged = chain(load(path), elsewhere.root / "home")
+    run, count = judged.run, judged.run.images
+    assert run.decision.of == 60
+    assert count == run.decision.images < 60
+    for model in run.models.values():
+        assert len(model.survived) == len(model.correct) == count
+        assert len(model.certificates[0].certified) == count
+        (survey,) = model.surveys
+        assert {found.images for found in survey.conditions.values()} == {count}
+        assert len(model.distances.values) == count
+    row = run.models["control"].attacks[0]
+    assert row.name == "fgsm"
+    assert row.attacked == sum(run.models["control"].correct)
+    assert not row.sampled
+    assert judged.verdict(clean_accuracy=0.5, robust_accuracy=0.01, max_alarms=9).passed
 
 
 def _finished(steps, name):

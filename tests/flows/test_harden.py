@@ -165,10 +165,10 @@ def test_a_verdict_can_be_recomputed_offline(place, first):
     assert json.loads(done.out) == stored
 
 
-def test_a_stricter_gate_turns_the_same_evidence_red(place, first):
-    (place.root / "strict.yaml").write_text("robust_accuracy: 1.0\n")
-    evidence = "runs/tiny/latest/evidence.json"
-    assert place.temper("verdict", evidence, "--gate", "strict.yaml").code == 1
+def test_a_stricter_gate_turns_the_same_evidence_red(place, first, tmp_path):
+    (tmp_path / "strict.yaml").write_text("robust_accuracy: 1.0\n")
+    evidence = str(place.root / "runs/tiny/latest/evidence.json")
+    assert main(["verdict", evidence, "--gate", str(tmp_path / "strict.yaml")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -259,18 +259,31 @@ def test_changing_the_gate_recomputes_the_verdict_and_what_follows(place, second
     assert "GATE NOT MET" in done.out
 
 
-def test_changing_eps_of_the_evaluation_keeps_all_training(place, second):
-    path = place.write(evaluation__threat={"norm": "linf", "eps": 0.12})
-    plan = {line["label"]: line for line in json.loads(place.temper("check", path, "--json").out)}
+@pytest.fixture
+def plan_of(place, second, monkeypatch, capsys):
+    """What `check` says of a changed configuration, by label."""
+
+    def plan(**changes):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves what was set last
+        for name, value in place.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(place.root)
+        assert main(["check", place.write(**changes), "--json"]) == 0
+        return {line["label"]: line for line in json.loads(capsys.readouterr().out)}
+
+    return plan
+
+
+def test_changing_eps_of_the_evaluation_keeps_all_training(plan_of):
+    plan = plan_of(evaluation__threat={"norm": "linf", "eps": 0.12})
     for label in ("train control", "tuned: n_fgsm", "tuned-int8: quantization", "tuned: export"):
         assert plan[label]["cached"]
     assert not plan["tuned: apgd-ce"]["cached"]
 
 
-def test_changing_eps_keeps_the_baseline(place, second):
+def test_changing_eps_keeps_the_baseline(plan_of):
     """And `check` says so beforehand."""
-    path = place.write(threat__eps=0.12)
-    plan = {line["label"]: line for line in json.loads(place.temper("check", path, "--json").out)}
+    plan = plan_of(threat__eps=0.12)
     assert plan["train control"]["cached"]
     assert plan["control: export"]["cached"]
     assert not plan["control: apgd-ce"]["cached"]
@@ -279,6 +292,7 @@ def test_changing_eps_keeps_the_baseline(place, second):
     assert plan["control: apgd-ce"]["gradients"] == "at most 20 an image x 60"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(place, first, elsewhere):
     """SIGKILL in the middle of a training, then the same command; finished steps stay finished."""
     killed = elsewhere.start("harden", elsewhere.write())
