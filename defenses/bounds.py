@@ -63,25 +63,33 @@ def chain(model: nn.Module) -> tuple[list[nn.Module], nn.Linear]:
     return layers[:-1], last
 
 
-def reach(model: nn.Module, x: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) at images `x` (B, C, H, W), and lower bounds (B, K, K) of their differences.
+def reached(model: nn.Module, x: Tensor, threat: ThreatModel) -> list[Reach]:
+    """What reaches each layer of `model` from the box of half-width eps around images `x`.
 
-    Entry (y, k) bounds logit y - logit k from below over the box of half-width eps around each
-    image, cut by the range of pixels. Differences are bounded as one: the last layer is elided.
+    Args:
+        x: Images, (B, C, H, W). The box is cut by the range of pixels.
+
+    Returns:
+        The normalised images first, what reaches the last layer at the end.
     """
-    layers, last = chain(model)
+    layers, _ = chain(model)
     box = ThreatModel(norm="linf", eps=threat.eps)
-    ends = [box.project(x, torch.full_like(x, end)) for end in (0.0, 1.0)]
-    now = Reach(x, *ends)
+    now = Reach(x, *(box.project(x, torch.full_like(x, end)) for end in (0.0, 1.0)))
     if isinstance(model, Classifier):
         now = Reach(*((part - model.mean) / model.std for part in now))
+    states = [now]
     for layer in layers:
-        now = _through(layer, now)
+        states.append(_through(layer, states[-1]))
+    return states
+
+
+def differences(last: nn.Linear, now: Reach) -> Tensor:
+    """Lower bounds (B, K, K) of logit y - logit k; as one: the last layer is elided."""
     centre, radius = (now.upper + now.lower) / 2, (now.upper - now.lower) / 2
     apart = last.weight[:, None] - last.weight
-    middle = last(centre)
+    middle: Tensor = last(centre)
     slack = torch.einsum("ykf,bf->byk", apart.abs(), radius)
-    return last(now.exact), middle[:, :, None] - middle[:, None] - slack
+    return middle[:, :, None] - middle[:, None] - slack
 
 
 def _flat(net: nn.Module) -> list[nn.Module]:
@@ -110,14 +118,16 @@ def _through(layer: nn.Module, now: Reach) -> Reach:
         middle, spread = layer(centre), F.linear(radius, layer.weight.abs())
     else:
         assert isinstance(layer, nn.BatchNorm2d)
-        middle, spread = _normalised(layer, now.exact, centre, radius)
+        factor, shift = normalisation(layer, now.exact)
+        middle, spread = centre * factor + shift, radius * factor.abs()
     return Reach(exact, middle - spread, middle + spread)
 
 
-def _normalised(
-    layer: nn.BatchNorm2d, exact: Tensor, centre: Tensor, radius: Tensor
-) -> tuple[Tensor, Tensor]:
-    """By the statistics of the images as they are, in training, too: those of a box are not met."""
+def normalisation(layer: nn.BatchNorm2d, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and shift of a batch normalisation, (C, 1, 1) each.
+
+    By the statistics of the images as they are, in training, too: those of a box are not met.
+    """
     if layer.training or layer.running_mean is None or layer.running_var is None:
         mean, variance = exact.mean((0, 2, 3)), exact.var((0, 2, 3), unbiased=False)
     else:
@@ -126,5 +136,4 @@ def _normalised(
     if layer.weight is not None:
         factor = factor * layer.weight
     shift = -mean * factor if layer.bias is None else layer.bias - mean * factor
-    shape = (-1, 1, 1)
-    return centre * factor.view(shape) + shift.view(shape), radius * factor.abs().view(shape)
+    return factor.view(-1, 1, 1), shift.view(-1, 1, 1)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from defenses.adversarial_training import adversarial_training
-from defenses.bounds import reach
+from defenses.bounds import chain, differences, reached
+from defenses.crown import margins
 from defenses.interval_training import bounded, interval_training, verified_accuracy
 from defenses.scores import clean_accuracy
 from defenses.training import Loop
@@ -37,6 +38,12 @@ def network():
         net(torch.rand(64, 1, 8, 8))
         nn.init.normal_(net[1].weight)  # of either sign
     return net.eval()
+
+
+def reach(model, x, threat):
+    """Logits, and lower bounds of their differences."""
+    states, last = reached(model, x, threat), chain(model)[1]
+    return last(states[-1].exact), differences(last, states[-1])
 
 
 def inside(x, threat, generator, draws=200):
@@ -125,6 +132,85 @@ def test_bounds_of_training_and_of_the_certificate_agree(model, data, threat, ge
     assert seen[0] > seen[2] > seen[3]
 
 
+@pytest.fixture
+def rectified():
+    """A chain that CROWN can go back through."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.ReLU(), nn.AvgPool2d(2, stride=1)),
+            nn.Flatten(),
+            nn.Linear(24, 8),
+            nn.ReLU(),
+            nn.Linear(8, 3),
+        )
+        net(torch.rand(64, 1, 8, 8))
+        nn.init.normal_(net[1].weight)
+    return net.eval()
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1])
+def test_crown_bounds_hold_and_are_tighter_than_intervals(rectified, data, generator, eps):
+    threat, x = ThreatModel(norm="linf", eps=eps), data.train.floats()[:6]
+    y, rng = data.train.labels[:6], generator()
+    images = torch.arange(6)
+
+    apart = margins(rectified, reached(rectified, x, threat), y)
+
+    assert (apart[images, y] == 0).all()
+    assert apart.sum() > reach(rectified, x, threat)[1][images, y].sum() + 0.01
+    for x_adv in inside(x, threat, rng):
+        z = rectified(x_adv)
+        assert (z[images, y][:, None] - z >= apart - 1e-5).all()
+
+
+def test_crown_is_exact_where_no_unit_can_change_its_sign(rectified, data):
+    """There the network is linear, and the worst point of the box is known."""
+    threat, x = ThreatModel(norm="linf", eps=1e-4), data.train.floats()[:1].clamp(0.1, 0.9)
+    for layer in rectified.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer is not rectified[-1]:
+            nn.init.constant_(layer.bias, 50.0)
+    rectified[1].weight.data.abs_()
+    y = torch.tensor([1])
+
+    apart = margins(rectified, reached(rectified, x, threat), y)
+
+    point = x.clone().requires_grad_()
+    margin = rectified(point)[0, 1] - rectified(point)[0, 2]
+    (gradient,) = torch.autograd.grad(margin, point)
+    expected = margin - threat.eps * gradient.abs().sum()
+    torch.testing.assert_close(apart[0, 2], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_crown_leads_while_eps_grows_and_intervals_end(rectified, data):
+    x, y = data.train.floats()[:16], data.train.labels[:16]
+    threat = ThreatModel(norm="linf", eps=0.1)
+    with_crown, without = (bounded(threat, kappa=0.5, crown=crown) for crown in (True, False))
+
+    assert torch.equal(with_crown(rectified, x, y, threat), without(rectified, x, y, threat))
+    early = [loss(rectified, x, y, threat.scaled(0.5)) for loss in (with_crown, without)]
+    assert early[0] < early[1]
+    gradients = torch.autograd.grad(early[0], [*rectified.parameters()])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_training_by_crown_proves_images_where_there_were_none(model, data, threat, generator):
+    loop = Loop(epochs=12, batch_size=32)
+    hardened = interval_training(
+        model, data, threat, generator(), Silent(), bounds="crown", loop=loop
+    )
+    score = verified_accuracy(threat)
+    assert score(hardened, data.validation) > score(model, data.validation) + 0.2
+
+
+def test_crown_refuses_what_is_not_linear_or_relu(network, data, threat, generator):
+    with pytest.raises(ModelError, match="got a MaxPool2d with bounds: crown"):
+        interval_training(network, data, threat, generator(), Silent(), bounds="crown")
+
+
 @pytest.mark.parametrize(
     ("net", "got"),
     [
@@ -167,3 +253,16 @@ def test_it_proves_what_adversarial_training_cannot(digits, control, robust, gen
     assert verified(proven) > 0.5
     assert robust(proven, held_out, threat) >= verified(proven)
     assert clean_accuracy(proven, held_out) > 0.9
+
+
+@pytest.mark.slow
+def test_crown_proves_more_where_epochs_are_few(digits, control, generator):
+    """Digits at Linf 0.1, ten epochs: 11 % proven against 1 %, at four times the cost."""
+    (data, held_out), threat = digits, ThreatModel(norm="linf", eps=0.1)
+    loop = Loop(epochs=10, ramp=0.6, batch_size=64)
+    score = verified_accuracy(threat)
+    crown, intervals = (
+        interval_training(control, data, threat, generator(1), Silent(), bounds=bounds, loop=loop)
+        for bounds in ("crown", "interval")
+    )
+    assert score(crown, held_out) > score(intervals, held_out) + 0.05
