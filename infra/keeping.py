@@ -51,6 +51,7 @@ class Kept(NamedTuple):
             "PREFECT_API_AUTH_STRING": f"temper:{self.secrets.prefect}",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "TEMPER_STORE": "s3://temper/store",
+            "TEMPER_SLOT": socket.gethostname(),
             "TEMPER_WEBHOOK_SECRET": self.secrets.webhook,
             **self.s3_environment(),
         }

@@ -2,23 +2,24 @@
 
     python -m infra.setup http://127.0.0.1:4300/mlflow
 
-The bucket of TEMPER_STORE, the work pool `temper` with its queue `training`, and the webhook that
-tells the receiver at the given address of new versions. Where the servers are, and the secret, come
-from the environment.
+The bucket of TEMPER_STORE, the work pool `temper` with its queue `training`, the slot TEMPER_SLOT,
+and the webhook that tells the receiver at the given address of new versions. Where the servers are,
+and the secret, come from the environment.
 """
 
+import os
 import sys
 from contextlib import suppress
 
 from mlflow import MlflowClient
 from mlflow.entities.webhook import Webhook
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
 from tasks.mlflow_client import mlflow_client
 from tasks.s3 import client, parse
-from tasks.settings import WORK_POOL, store_uri, webhook_secret
+from tasks.settings import SLOT, WORK_POOL, store_uri, webhook_secret
 
 TRAINING = "training"
 """The queue of runs that need a whole machine for hours."""
@@ -51,6 +52,15 @@ def make_pool() -> None:
             )
 
 
+def make_slot() -> None:
+    """Make the slot that trainings on this machine hold, if it has a name; it has room for one."""
+    if name := os.environ.get(SLOT):
+        with get_client(sync_client=True) as prefect, suppress(ObjectAlreadyExists):
+            prefect.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=name, limit=1)
+            )
+
+
 def make_webhook(url: str) -> None:
     """Let MLflow tell the receiver at `url` of every new version, signed with our secret."""
     secret = webhook_secret()
@@ -69,4 +79,5 @@ def _webhook(mlflow: MlflowClient) -> Webhook | None:
 if __name__ == "__main__":
     make_bucket()
     make_pool()
+    make_slot()
     make_webhook(sys.argv[1])

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from hardening.errors import ConfigError, DigestError
+from hardening.errors import ConfigError, DataError, DigestError
 from tasks.digest import content_sha256
+from tasks.settings import MAX_DOWNLOAD, max_download
 
 STALE = 24 * 3600
 """Seconds after which an unfinished download belongs to a process that was killed."""
@@ -45,6 +46,18 @@ def check_digest(what: str, got: str, expected: str) -> None:
     """Raise a DigestError unless the two digests are the same."""
     if got != expected:
         raise DigestError(f"{what}: got sha256 {got}, expected {expected}")
+
+
+def check_size(what: str, size: int) -> None:
+    """Refuse a download that is larger than the settings allow.
+
+    Raises:
+        DataError: It is.
+    """
+    if size > (limit := max_download()):
+        raise DataError(
+            f"{what}: got {size} B or more, expected at most {limit} B ({MAX_DOWNLOAD})"
+        )
 
 
 def _unharmed(entry: Path, name: str) -> bool:

@@ -10,27 +10,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from hardening.errors import ConfigError, ServiceError
+from tasks import s3_failures
 from tasks.finding import Finding, well, wrong
 from tasks.mlflow_client import shown
-from tasks.settings import PREFECT_API, STORE, WORK_POOL, store_uri
+from tasks.settings import PREFECT_API, SLOT, STORE, WORK_POOL, store_uri
 from tasks.store import open_ground
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-
-S3_CURES = {
-    "NoSuchBucket": f"make the bucket, or correct {STORE}",
-    "InvalidAccessKeyId": f"the server does not know the key: correct {KEYS}",
-    "SignatureDoesNotMatch": "the secret is not that of the key: correct AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "give the key the right to list, read, write and delete in this bucket",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "NoCredentialsError": f"set {KEYS}",
-    "PartialCredentialsError": f"set both of {KEYS}",
-    "EndpointConnectionError": "start the server, or correct AWS_ENDPOINT_URL",
-    "ConnectTimeoutError": "let this machine through to it, or correct AWS_ENDPOINT_URL",
-}
 
 
 def store() -> list[Finding]:
@@ -45,7 +32,8 @@ def store() -> list[Finding]:
     except ConfigError as error:
         return [wrong("store", str(error), f"correct {STORE}")]
     except ServiceError as error:
-        return [wrong("store", str(error), _s3_cure(error))]
+        cure = s3_failures.cure(error.__cause__)
+        return [wrong("store", str(error).removesuffix(f"; {cure}"), cure)]
     if (ours, theirs, kept) != (True, False, b"first"):
         cure = "use a server that knows If-None-Match: without it two could promote at once"
         return [wrong("store", f"{uri}: lets a second writer replace an object", cure)]
@@ -62,7 +50,7 @@ def orchestration() -> list[Finding]:
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
             get_client(httpx_settings={"timeout": 5}, sync_client=True) as client,
         ):
-            return [_api(client, shown(url)), *_pool(client)]
+            return [_api(client, shown(url)), *_pool(client), *_slot(client)]
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         cure = "correct PREFECT_API_AUTH_STRING (user:password)" if status == 401 else "see its log"
@@ -97,10 +85,13 @@ def _pool(client: "SyncPrefectClient") -> list[Finding]:
     return [well("worker", f"{len(there)} online in {WORK_POOL!r}: {', '.join(there)}")]
 
 
-def _s3_cure(error: ServiceError) -> str:
-    cause = error.__cause__
-    answer = getattr(cause, "response", {})
-    code = answer.get("Error", {}).get("Code", type(cause).__name__)
-    if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 403:
-        return S3_CURES.get(code, S3_CURES["AccessDenied"])
-    return S3_CURES.get(code, "see the server's log")
+def _slot(client: "SyncPrefectClient") -> list[Finding]:
+    name = os.environ.get(SLOT)
+    if not name:
+        return []
+    try:
+        limit = client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        cure = f"prefect gcl create {name} --limit 1, or correct {SLOT}"
+        return [wrong("slot", f"Prefect has no concurrency limit {name!r}", cure)]
+    return [well("slot", f"{name}: {limit.active_slots} of {limit.limit} trainings")]

@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 from hardening.errors import ConfigError, DataError
 from hardening.log import Log
 from tasks import https, s3
-from tasks.cache import cached, check_digest
+from tasks.cache import cached, check_digest, check_size
 from tasks.digest import content_sha256
 
 CONNECTIONS = 8
@@ -92,7 +92,8 @@ def _object(address: str, promised: str, cache: Path, log: Log) -> Path:
     bucket = s3.Bucket(parent)
     found = bucket.head(name)
     if found is None:
-        raise ConfigError(f"{address}: no such object (a folder's address ends in /)")
+        raise ConfigError(f"{address}: no such object or bucket (a folder's ends in /)")
+    check_size(address, found.size)
 
     def write(path: Path) -> None:
         with log.progress(f"download {address}", found.size, "B") as progress:
@@ -109,13 +110,14 @@ def _prefix(address: str, promised: str, cache: Path, log: Log) -> Path:
         raise ConfigError(f"{address}: no object has this prefix")
     for found in objects:
         _check_key(address, found.key)
+    total = sum(found.size for found in objects)
+    check_size(address, total)
 
     def write(folder: Path) -> None:
         def save(found: s3.Object) -> int:
             bucket.save(found, folder / found.key, lambda _: None)
             return found.size
 
-        total = sum(found.size for found in objects)
         with (
             log.progress(f"download {address}", total, "B") as progress,
             ThreadPoolExecutor(CONNECTIONS) as pool,

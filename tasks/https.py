@@ -1,7 +1,6 @@
 """Bytes over https: bounded in time, size and attempts, and never redirected to anything else."""
 
 import http.client
-import os
 import ssl
 import time
 import urllib.error
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from hardening.errors import DataError, ServiceError
+from hardening.errors import ServiceError
 from hardening.log import Log
-from tasks.settings import MAX_DOWNLOAD
+from tasks.cache import check_size
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -23,9 +22,6 @@ TIMEOUT = 30.0
 
 ATTEMPTS = 3
 """Tries of one download; between two of them 1 s, then 2 s."""
-
-LIMIT = 20 << 30
-"""Bytes of the largest file that is downloaded, unless the environment says otherwise."""
 
 
 class _Interrupted(Exception):
@@ -54,7 +50,7 @@ def download(url: str, path: Path, log: Log) -> None:
 def _download_once(url: str, path: Path, log: Log) -> None:
     with _opened(url) as answer, path.open("wb") as file:
         total = int(answer.headers.get("Content-Length") or 0)
-        _check_size(url, total)
+        check_size(shown(url), total)
         with log.progress(f"download {shown(url)}", total, "B") as advance:
             for chunk in _chunks(url, answer, total):
                 file.write(chunk)
@@ -96,18 +92,10 @@ def _chunks(url: str, answer: http.client.HTTPResponse, total: int) -> Iterator[
         if not chunk:
             break
         received += len(chunk)
-        _check_size(url, received)
+        check_size(shown(url), received)
         yield chunk
     if total and received != total:
         raise _Interrupted(f"broke off after {received} of {total} B")
-
-
-def _check_size(url: str, size: int) -> None:
-    limit = int(os.environ.get(MAX_DOWNLOAD) or LIMIT)
-    if size > limit:
-        raise DataError(
-            f"{shown(url)}: got {size} B or more, expected at most {limit} B ({MAX_DOWNLOAD})"
-        )
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):

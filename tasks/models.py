@@ -54,11 +54,10 @@ def train_control(
     if mean is None or std is None:
         measured_mean, measured_std = channel_statistics(data.train)
         mean, std = list(measured_mean), list(measured_std)
-    start = build(_architecture(data, model, mean, std), seed).to(device())
-    fitted = bind({"training": standard}, Spec(name="training", params=training_options))(
-        start, data, generator(seed, "control"), run
-    )
-    return _packed(run, fitted)
+    start = build(_architecture(data, model, mean, std), seed)
+    train = bind({"training": standard}, Spec(name="training", params=training_options))
+    with run.slot():
+        return _packed(run, train(start.to(device()), data, generator(seed, "control"), run))
 
 
 @step
@@ -131,8 +130,9 @@ def defend(
     """Apply one defense to a model."""
     function = bind(DEFENSES, defense, "candidates")
     rng = generator(seed, defense.name)
-    start = restore(run.read(model)).to(device())
-    return _packed(run, function(start, read_training(run, training), threat, rng, run))
+    start, data = restore(run.read(model)), read_training(run, training)
+    with run.slot():
+        return _packed(run, function(start.to(device()), data, threat, rng, run))
 
 
 @step

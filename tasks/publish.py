@@ -3,7 +3,9 @@
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hardening.report.summary import markdown, table
 from hardening.spec import Record
 from hardening.verdict import Gate, Verdict, missing_attacks
 from tasks import artifacts, events, registry, tracking
+from tasks.folder import STALE
 from tasks.store import Artifact, Store
 from tasks.versions import CHAMPION
 
@@ -53,6 +56,7 @@ def write_folder(files: Mapping[str, bytes], name: str, output: Path) -> Path:
     The same files as in `latest` are not written a second time.
     """
     home = output / name
+    _sweep(home)
     latest = home / "latest"
     if latest.is_dir() and _holds(latest, files):
         return latest.resolve()
@@ -144,6 +148,15 @@ def most_robust(run: RunEvidence) -> str | None:
     shipped = [m for m in candidates or [run.models["control"]] if not m.ships]
     best = max(shipped, key=lambda m: (not missing_attacks(m), m.robust.value), default=None)
     return None if best is None else best.name
+
+
+def _sweep(home: Path) -> None:
+    """Remove what runs left that were killed while they wrote: nobody writes for a day."""
+    for pattern in (".draft-*", ".latest-*"):
+        for path in home.glob(pattern):
+            with suppress(OSError):  # another run was quicker, or it is another user's
+                if time.time() - path.lstat().st_mtime > STALE:
+                    path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:

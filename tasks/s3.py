@@ -7,16 +7,21 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and the rest that boto3 kno
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hardening.errors import ConfigError, ServiceError
+from tasks.s3_failures import NO_S3, naming, patiently
 
 CHUNK = 1 << 20
 """Bytes that are read from an object at a time."""
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 30.0
+"""Seconds for reaching the server, and without a byte from it, until an attempt is given up."""
 
 
 class Object(NamedTuple):
@@ -45,7 +50,7 @@ def parse(uri: str) -> tuple[str, str]:
 
 
 def client() -> Any:
-    """A boto3 S3 client from the standard environment: 3 attempts, 3 s to connect, 30 s to read.
+    """A boto3 S3 client from the standard environment; it tries once: see `patiently`.
 
     Raises:
         ConfigError: The endpoint in the environment is not a URL.
@@ -55,9 +60,9 @@ def client() -> Any:
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 3},
-        connect_timeout=3,
-        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
         # Servers other than Amazon's have no host name per bucket.
         s3={"addressing_style": "path"} if endpoint else {},
     )
@@ -89,18 +94,15 @@ class Bucket:
         """The bytes of `name`, or None when there is no such object."""
         with self._naming("read", name):
             try:
-                body = self._client.get_object(**self._object(name))["Body"]
+                return patiently(partial(self._read_once, name))
             except self._client.exceptions.NoSuchKey:
                 return None
-            data: bytes = body.read()
-            return data
 
     def save(self, entry: Object, path: Path, advance: Callable[[int], object]) -> None:
-        """Write that very version of an object to the new file `path`; tries twice."""
-        try:
-            self._save_once(entry, path, advance)
-        except ServiceError:  # boto3 repeats requests, but not a transfer that broke off
-            self._save_once(entry, path, advance)
+        """Write that very version of an object to the new file `path`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._naming("read", entry.key):
+            patiently(partial(self._save_once, entry, path, advance))
 
     def size(self, name: str) -> int | None:
         """How many bytes `name` has, or None when there is no such object."""
@@ -118,18 +120,19 @@ class Bucket:
     def list(self) -> Iterator[Object]:
         """All objects under the prefix; keys are relative to it."""
         with self._naming("listed", ""):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.name, Prefix=self._prefix):
-                for entry in page.get("Contents", []):
-                    key = entry["Key"].removeprefix(self._prefix)
-                    modified = entry["LastModified"].timestamp()
-                    yield Object(key, entry["Size"], entry["ETag"], modified)
+            for entry in patiently(self._list_once):
+                key = entry["Key"].removeprefix(self._prefix)
+                modified = entry["LastModified"].timestamp()
+                yield Object(key, entry["Size"], entry["ETag"], modified)
 
     def check(self) -> None:
         """Raise a ServiceError unless the bucket exists and lets us list and write."""
         with self._naming("listed", ""):
             # Some servers make a missing bucket on the first write: a wrong name must not pass.
-            self._client.list_objects_v2(Bucket=self.name, Prefix=self._prefix, MaxKeys=1)
+            listed = partial(self._client.list_objects_v2, Bucket=self.name, Prefix=self._prefix)
+            answer = patiently(partial(listed, MaxKeys=1))
+        if "Name" not in answer:
+            raise ServiceError(f"{self.endpoint}: got an answer that is not S3's; {NO_S3}")
         self.write("probe", b"")
 
     def holds(self, name: str, data: bytes) -> bool:
@@ -144,22 +147,19 @@ class Bucket:
     def write(self, name: str, data: bytes) -> None:
         """Make `name` hold `data`; the server verifies what arrives."""
         with self._naming("written", name):
-            self._client.put_object(**self._object(name), Body=data, ChecksumSHA256=_checksum(data))
+            patiently(partial(self._client.put_object, **self._upload(name, data)))
 
     def create(self, name: str, data: bytes) -> bool:
         """Make `name` hold `data` if nobody else did; whether it was us.
 
-        A request that boto3 repeats may meet its own first try: then the bytes are ours.
+        A request that is repeated may meet its own first try: then the bytes are ours.
         """
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
         with self._naming("written", name):
             try:
-                self._client.put_object(
-                    **self._object(name),
-                    Body=data,
-                    ChecksumSHA256=_checksum(data),
-                    IfNoneMatch="*",
+                patiently(
+                    partial(self._client.put_object, **self._upload(name, data), IfNoneMatch="*")
                 )
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
@@ -177,50 +177,61 @@ class Bucket:
     def delete(self, name: str) -> None:
         """Remove `name` if it is there."""
         with self._naming("deleted", name):
-            self._client.delete_object(**self._object(name))
+            patiently(partial(self._client.delete_object, **self._object(name)))
+
+    def _read_once(self, name: str) -> bytes:
+        data: bytes = self._client.get_object(**self._object(name))["Body"].read()
+        return data
 
     def _save_once(self, entry: Object, path: Path, advance: Callable[[int], object]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._naming("read", entry.key), path.open("wb") as file:
-            answer = self._client.get_object(**self._object(entry.key), IfMatch=entry.etag)
-            for chunk in answer["Body"].iter_chunks(CHUNK):
-                file.write(chunk)
-                advance(len(chunk))
+        received = 0
+        try:
+            with path.open("wb") as file:
+                answer = self._client.get_object(**self._object(entry.key), IfMatch=entry.etag)
+                for chunk in answer["Body"].iter_chunks(CHUNK):
+                    received += len(chunk)
+                    if received > entry.size:  # or a server could fill the disk
+                        raise ServiceError(
+                            f"{self.uri}/{entry.key} at {self.endpoint}: got {received} B or "
+                            f"more, expected {entry.size} B as the server had said"
+                        )
+                    file.write(chunk)
+                    advance(len(chunk))
+        except BaseException:
+            advance(-received)
+            raise
 
-    def _object(self, name: str) -> dict[str, str]:
+    def _list_once(self) -> Sequence[dict[str, Any]]:
+        pages = self._client.get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=self.name, Prefix=self._prefix)
+        return [entry for page in found for entry in page.get("Contents", [])]
+
+    def _object(self, name: str) -> dict[str, Any]:
         return {"Bucket": self.name, "Key": f"{self._prefix}{name}"}
+
+    def _upload(self, name: str, data: bytes) -> dict[str, Any]:
+        return {**self._object(name), "Body": data, "ChecksumSHA256": _checksum(data)}
 
     def _head(self, name: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
         with self._naming("read", name):
             try:
-                found: dict[str, Any] = self._client.head_object(
-                    **self._object(name), ChecksumMode="ENABLED"
+                found: dict[str, Any] = patiently(
+                    partial(self._client.head_object, **self._object(name), ChecksumMode="ENABLED")
                 )
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return None
                 raise
-            return found
+        if not found.keys() >= {"ContentLength", "ETag", "LastModified"}:
+            raise ServiceError(f"{self.endpoint}: got an answer that is not S3's; {NO_S3}")
+        return found
 
-    @contextmanager
-    def _naming(self, verb: str, name: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-        try:
-            yield
-        except ClientError as error:
-            reason = error.response.get("Error", {})
-            what = f"{reason.get('Code', '')} {reason.get('Message', '')}".strip()
-            raise ServiceError(self._refusal(verb, name, what)) from error
-        except BotoCoreError as error:
-            raise ServiceError(self._refusal(verb, name, str(error))) from error
-
-    def _refusal(self, verb: str, name: str, reason: str) -> str:
+    def _naming(self, verb: str, name: str) -> AbstractContextManager[None]:
         uri = f"{self.uri}/{name}".rstrip("/")
-        text = " ".join(reason.replace(self._client.meta.endpoint_url, self.endpoint).split())
-        return f"{uri} at {self.endpoint}: cannot be {verb} ({text})"
+        what = f"{uri} at {self.endpoint}: cannot be {verb}"
+        return naming(what, hidden=self._client.meta.endpoint_url, shown=self.endpoint)
 
 
 def _checksum(data: bytes) -> str:

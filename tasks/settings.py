@@ -20,7 +20,7 @@ WORKERS = "TEMPER_WORKERS"
 """Steps at a time; default 1."""
 
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
-"""Largest file that is downloaded over https, bytes; default 20 GiB."""
+"""Largest file or folder that is downloaded over https or from S3, bytes; default 20 GiB."""
 
 OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
 """Longest time that opening a foreign ONNX file may take, s; default 120."""
@@ -30,6 +30,9 @@ OPEN_MEMORY = "TEMPER_OPEN_MEMORY"
 
 LEASE = "TEMPER_LEASE"
 """Seconds after which the work of a killed process is taken over by another; default 120."""
+
+SLOT = "TEMPER_SLOT"
+"""Name of the place that a training holds, a concurrency limit of Prefect's; default none."""
 
 PREFECT_API = "PREFECT_API_URL"
 """Address of the Prefect API to use instead of a server of our own."""
@@ -84,6 +87,15 @@ def open_limits() -> tuple[int, int]:
         ConfigError: The environment says something else than positive numbers.
     """
     return _positive(OPEN_SECONDS, 120), _positive(OPEN_MEMORY, 4 << 30)
+
+
+def max_download() -> int:
+    """How large a file or folder that is downloaded may be, bytes.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    return _positive(MAX_DOWNLOAD, 20 << 30)
 
 
 def webhook_secret() -> str:

@@ -8,8 +8,8 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from hardening.spec import Record
 from tasks import console
 from tasks.code import code_digest, library_versions, processor
 from tasks.settings import store_uri
+from tasks.slot import slot
 from tasks.store import Artifact, Store, open_store
 
 Outputs = Mapping[str, Artifact]
@@ -85,6 +86,14 @@ class Run:
         """Open a progress bar over `total` units."""
         title = self.label if self.label.endswith(what) else f"{self.label}: {what}"
         return console.progress(title, total, unit)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold this machine's slot for training; waiting for it is not working."""
+        before = time.monotonic()
+        with slot(self.line):
+            self.started += time.monotonic() - before
+            yield
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Keep an epoch's numbers: the last ones are told when the step is done."""

@@ -30,7 +30,7 @@ UNREADABLE = (
 """What NumPy and zipfile raise on damaged files."""
 
 
-def npz(root: Path, /, *, groups: str = "") -> RawData:
+def npz(root: Path, /, *, groups: str = "", max_bytes: int = 8 << 30) -> RawData:
     """Read `train_images`, `train_labels` and, where present, `test_images`, `test_labels`.
 
     Images are uint8 in 0..255 or float in [0, 1], NHWC or NCHW (the axis of length 1 or 3 holds the
@@ -40,11 +40,13 @@ def npz(root: Path, /, *, groups: str = "") -> RawData:
         groups: Array that names a group for each training image; a split never cuts a group.
             Several arrays joined by + name a group together, e.g. train_labels+train_track
             when tracks are numbered anew in each class.
+        max_bytes: Size of all arrays together, unpacked, above which the file is refused: a
+            thousandth of it, well packed, could fill the memory.
 
     Raises:
         DataError: The file cannot be read, an array is missing, or is not what is said above.
     """
-    arrays = _read(root)
+    arrays = _read(root, max_bytes)
     train = _part(root, arrays, "train")
     has_test = "test_images" in arrays or "test_labels" in arrays
     test = _part(root, arrays, "test") if has_test else None
@@ -52,7 +54,7 @@ def npz(root: Path, /, *, groups: str = "") -> RawData:
     return RawData(train, test, classes, _groups(root, arrays, groups, len(train.images)))
 
 
-def _read(path: Path) -> Arrays:
+def _read(path: Path, max_bytes: int) -> Arrays:
     """All arrays of the file; nothing in it is ever unpickled."""
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected an .npz file")
@@ -64,8 +66,14 @@ def _read(path: Path) -> Arrays:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             # One damaged length makes the entries after it a comment: a test split would be gone
             # without a word. NumPy writes no comments.
-            if any(entry.comment for entry in zipfile.ZipFile(stream).infolist()):
+            entries = zipfile.ZipFile(stream).infolist()
+            if any(entry.comment for entry in entries):
                 raise zipfile.BadZipFile("its table of contents is damaged")
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > max_bytes:
+                raise DataError(
+                    f"{path}: unpacks to {unpacked} B, expected at most {max_bytes} B (max_bytes)"
+                )
             arrays = {}
             for name in file.files:
                 arrays[name] = file[name]

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -31,17 +32,70 @@ ROOT = Path(__file__).parents[2]
 REGISTER = """
 import sys, pathlib, mlflow
 client = mlflow.MlflowClient()
-run = client.create_run(client.create_experiment("arrivals"))
+experiment = mlflow.set_experiment("arrivals").experiment_id
+run = client.create_run(experiment)
 path = pathlib.Path(sys.argv[1], "model.onnx")
-path.write_bytes(b"this is no model")
+path.write_bytes(f"this is no model: {sys.argv[2]}".encode())
 client.log_artifact(run.info.run_id, str(path), "model")
-client.create_registered_model("digits")
-client.create_model_version("digits", f"{run.info.artifact_uri}/model", run.info.run_id)
+if not client.search_registered_models("name='digits'"):
+    client.create_registered_model("digits")
+source = f"{run.info.artifact_uri}/model"
+print(client.create_model_version("digits", source, run.info.run_id).version)
 """
 
 TAG = """
-import mlflow
-print(mlflow.MlflowClient().get_model_version("digits", "1").tags.get("temper.verdict", ""))
+import sys, mlflow
+print(mlflow.MlflowClient().get_model_version("digits", sys.argv[1]).tags.get("temper.verdict", ""))
+"""
+
+KEPT = """
+import json, mlflow
+from tasks.s3 import Bucket
+client = mlflow.MlflowClient()
+experiment = client.get_experiment_by_name("digits").experiment_id
+runs = [r for r in client.search_runs([experiment]) if "mlflow.parentRunId" not in r.data.tags]
+print(json.dumps({
+    "runs": [
+        {
+            "status": run.info.status,
+            "uri": run.info.artifact_uri,
+            "files": [info.path for info in client.list_artifacts(run.info.run_id)],
+        }
+        for run in runs
+    ],
+    "champion": client.get_model_version_by_alias("digits", "champion").tags,
+    "keys": [entry.key for entry in Bucket("s3://temper").list()],
+}))
+"""
+
+FIFTY = """
+import json, sys, mlflow
+client = mlflow.MlflowClient()
+client.create_registered_model("fifty")
+for quality in json.loads(sys.argv[1]):
+    tags = {"quality": str(quality), "temper.robust_accuracy": str(quality)}
+    client.create_model_version("fifty", "s3://temper/nowhere", tags=tags)
+"""
+
+PROMOTERS = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+sys.path.insert(0, "tests/tracking")
+from test_promotion import compete
+from tasks.mlflow_client import mlflow_client
+with mlflow_client() as client, ThreadPoolExecutor(10) as pool:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    list(pool.map(lambda version: compete(client, "fifty", version), json.loads(sys.argv[1])))
+"""
+
+CHAIN = """
+import json, sys
+sys.path.insert(0, "tests/tracking")
+from test_promotion import check_chain
+from tasks.mlflow_client import mlflow_client
+with mlflow_client() as client:
+    print(json.dumps([entry.version for entry in check_chain(client, "fifty")]))
 """
 
 NOTIFY = """
@@ -80,13 +134,24 @@ class Stack:
             command,
             env=self.environment,
             cwd=ROOT,
-            timeout=400,
+            timeout=600,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """A program that is spoken to."""
+        return subprocess.Popen(
+            [sys.executable, *words],
+            env=self.environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def services(self) -> dict[str, dict]:
         path = self.home / "stack" / "state.json"
@@ -162,7 +227,16 @@ def test_secrets_are_for_their_owner_only(stack):
 def test_the_doctor_finds_all_well(stack):
     findings = json.loads(stack.python("-m", "flows", "doctor", "--json"))
     names = {finding["check"] for finding in findings}
-    assert {"store", "MLflow", "artifacts", "webhook", "Prefect", "worker", "secret"} <= names
+    assert {
+        "store",
+        "MLflow",
+        "artifacts",
+        "webhook",
+        "Prefect",
+        "worker",
+        "slot",
+        "secret",
+    } <= names
 
 
 def test_all_deployments_are_made_and_scheduled_runs_wait(stack, deployed):
@@ -195,11 +269,11 @@ def deliver(stack: Stack, version: int) -> int:
 
 
 def test_a_version_in_mlflow_is_one_event_one_run_and_gets_its_verdict(stack, deployed, tmp_path):
-    stack.python("-c", REGISTER, str(tmp_path))
+    assert stack.python("-c", REGISTER, str(tmp_path), "one") == "1\n"
     until(lambda: stack.events("temper.model-version.created"), 60)
     assert [deliver(stack, 1) for _ in range(5)] == [202] * 5
-    until(lambda: stack.python("-c", TAG).strip())
-    assert stack.python("-c", TAG).startswith("refused")
+    verdict = until(lambda: stack.python("-c", TAG, "1").strip())
+    assert verdict.startswith("refused")
     told = [
         event
         for event in stack.events("temper.model-version.created")
@@ -238,7 +312,56 @@ def test_a_promotion_is_told_once_to_whom_the_template_says(stack, tmp_path):
     server.shutdown()
 
 
-def test_what_ends_is_told_and_nothing_survives_the_parent(stack):
+def test_the_demo_on_the_stack_keeps_everything_in_its_servers(stack, tmp_path):
+    demo = "flows/configs/digits.yaml"
+    stack.python("-m", "flows", "harden", demo, "--output", str(tmp_path))
+
+    found = json.loads(stack.python("-c", KEPT))
+    [run] = found["runs"]
+    assert run["status"] == "FINISHED"
+    assert run["uri"].startswith("mlflow-artifacts:")
+    assert {"evidence.json", "report.html", "verdict.json"} <= {*run["files"]}
+    assert found["champion"]["temper.verdict"] == "passed"
+    kept = [key.split("/") for key in found["keys"]]
+    assert {"evidence.json", "model.onnx"} <= {names[-1] for names in kept if names[0] == "mlflow"}
+    folders = [names[1] for names in kept if names[0] == "store"]
+    assert {*folders} >= {"blobs", "steps", "ledger"}
+    assert folders.count("steps") > 10
+    assert "checkpoints" not in folders
+    evidence = (tmp_path / "digits" / "latest" / "evidence.json").read_bytes()
+    assert hashlib.sha256(evidence).hexdigest() in {names[-1] for names in kept}
+    assert not [name for name in ("store", "mlflow") if (stack.home / name).exists()]
+    slots = stack.events("prefect.concurrency-limit.acquired")
+    assert len(slots) >= 2  # the control's training and the hardening
+    plan = json.loads(stack.python("-m", "flows", "check", demo, "--json"))
+    costly = [step for step in plan if step["step"] in ("train_control", "defend", "export_file")]
+    assert len(costly) >= 4
+    assert all(step["cached"] for step in costly)
+
+
+def test_of_fifty_promoters_some_of_them_killed_the_best_is_champion(stack):
+    rng = random.Random(2)
+    qualities = rng.sample(range(1, 1000), 50)
+    stack.python("-c", FIFTY, json.dumps(qualities))
+    shares = [[*range(place + 1, 51, 5)] for place in range(5)]  # ten threads in each of five
+    started = [stack.begin("-c", PROMOTERS, json.dumps(share)) for share in shares]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started[:2]:
+        time.sleep(rng.uniform(0.5, 3))
+        process.kill()
+    assert [process.wait(300) for process in started] == [-9, -9, 0, 0, 0]
+
+    made = [qualities[version - 1] for version in json.loads(stack.python("-c", CHAIN))]
+    assert made == sorted(made)
+    # One that was killed may have been champion by then.
+    assert made[-1] >= max(qualities[version - 1] for share in shares[2:] for version in share)
+
+
+def test_what_ends_is_told_and_nothing_survives_the_parent(stack, deployed, tmp_path):
     services = stack.services()
     os.kill(services["receiver"]["pid"], signal.SIGKILL)
     until(lambda: not stack.services()["receiver"]["running"], 10)
@@ -247,6 +370,10 @@ def test_what_ends_is_told_and_nothing_survives_the_parent(stack):
     [wrong] = [finding for finding in findings if not finding["ok"]]
     assert wrong["check"] == "webhook"
     assert "temper receive" in wrong["cure"]
+
+    version = stack.python("-c", REGISTER, str(tmp_path), "unheard of").strip()
+    stack.python("-m", "prefect", "deployment", "run", "sweep/sweep")
+    assert until(lambda: stack.python("-c", TAG, version).strip()).startswith("refused")
 
     parent = int((stack.home / "stack" / "supervisor.lock").read_text())
     os.kill(parent, signal.SIGKILL)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -58,7 +59,19 @@ def raw_client(url: str):
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory) -> Iterator[S3Server]:
-    root = tmp_path_factory.mktemp("weed")
+    with _seaweed(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Callable[[Path], AbstractContextManager[S3Server]]:
+    """Starts a server of a test's own."""
+    return _seaweed
+
+
+@contextmanager
+def _seaweed(root: Path) -> Iterator[S3Server]:
+    """A SeaweedFS with its files in `root`, and the bucket `tests`."""
     names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer")
     names = (*names, "filer.grpc", "admin")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -66,7 +79,7 @@ def s3_server(tmp_path_factory) -> Iterator[S3Server]:
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identity = {"name": "tests", "credentials": [keys], "actions": actions}
     (root / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (root / "data").mkdir()
+    (root / "data").mkdir(exist_ok=True)
     command = [
         str(Path(sys.executable).parent / "weed"),
         "mini",
@@ -102,7 +115,11 @@ def s3_server(tmp_path_factory) -> Iterator[S3Server]:
         yield S3Server(url, ports["s3"])
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(5)
+        except subprocess.TimeoutExpired:  # one without room on its disk stays
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture
@@ -114,7 +131,8 @@ def s3(s3_server: S3Server, s3_variables: None, monkeypatch):
 
 @pytest.fixture
 def s3_variables(monkeypatch, tmp_path) -> None:
-    """Credentials for the tests' server, and nothing of this machine's own."""
+    """Credentials for the tests' server, nothing of this machine's own, and no waiting."""
+    monkeypatch.setattr("tasks.s3_failures.PAUSES", (0.0, 0.0))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)

@@ -269,3 +269,10 @@ def test_only_regular_files_have_a_digest(tmp_path):
             file_sha256(path)
     with pytest.raises(DataError, match="pipe"):
         tree_sha256(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["20G", "-1", "0"])
+def test_a_size_limit_that_is_none_names_its_variable(remote, cache, monkeypatch, value):
+    monkeypatch.setenv("TEMPER_MAX_DOWNLOAD", value)
+    with pytest.raises(ConfigError, match=f"TEMPER_MAX_DOWNLOAD: got '{value}', expected a posi"):
+        fetch_file(remote("data.npz", DATA), "", cache, Silent())

@@ -1,8 +1,11 @@
-"""Which model stands for a run when none passes."""
+"""What leaves a run: its folder, and the model that stands for it when none passes."""
 
+import os
+import time
 from types import SimpleNamespace
 
-from tasks.publish import most_robust
+from tasks.folder import STALE
+from tasks.publish import most_robust, write_folder
 
 
 def model(name, role="candidate", ships="", robust=0.5):
@@ -37,3 +40,20 @@ def test_the_control_stands_for_a_run_without_candidates_and_for_no_other():
 
     assert most_robust(run(control)) == "control"
     assert most_robust(run(control, unshipped)) is None
+
+
+def test_what_killed_runs_left_goes_with_the_next_and_what_others_write_now_stays(tmp_path):
+    home = tmp_path / "digits"
+    for name in (".draft-killed", ".draft-writing"):
+        (home / name / "models").mkdir(parents=True)
+        (home / name / "models" / "a.onnx").write_bytes(b"half")
+    (home / ".latest-killed").symlink_to("gone")
+    before = time.time() - STALE - 1
+    os.utime(home / ".draft-killed", (before, before))
+    os.utime(home / ".latest-killed", (before, before), follow_symlinks=False)
+
+    folder = write_folder.fn({"report.html": b"x"}, "digits", tmp_path)
+
+    left = {path.name for path in home.iterdir()}
+    assert left == {".draft-writing", "latest", folder.name}
+    assert (home / ".draft-writing" / "models" / "a.onnx").read_bytes() == b"half"

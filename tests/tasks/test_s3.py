@@ -45,6 +45,7 @@ def test_a_missing_bucket_is_named_and_not_made(s3, s3_server):
     assert "s3://no-such-bucket/prefix" in text
     assert s3_server.url in text
     assert "NoSuchBucket" in text
+    assert text.endswith("make the bucket, or correct its name")
     assert "no-such-bucket" not in [b["Name"] for b in s3.list_buckets()["Buckets"]]
 
 
@@ -54,6 +55,7 @@ def test_wrong_credentials_are_refused_by_name_of_the_address(s3, s3_server, mon
     text = refusal("s3://tests")
     assert s3_server.url in text
     assert "AccessKey" in text or "Signature" in text
+    assert "correct AWS_" in text
 
 
 def test_missing_credentials_are_an_error_that_says_so(s3, monkeypatch):

@@ -75,6 +75,15 @@ def test_a_file_without_a_test_split_has_none(saved):
     assert npz(saved(test_images=None, test_labels=None)).test is None
 
 
+def test_a_file_that_unpacks_to_more_than_allowed_is_refused_before_it_is_unpacked(saved):
+    path = saved(train_images=np.zeros((6, 1000, 1000, 3), dtype=np.uint8))
+    assert path.stat().st_size < 100_000
+
+    with pytest.raises(DataError, match=r"data\.npz: unpacks to 18000\d+ B, .* 1000000 B \(max_b"):
+        npz(path, max_bytes=1_000_000)
+    assert npz(path, max_bytes=20_000_000).train.images.shape == (6, 3, 1000, 1000)
+
+
 def test_the_classes_array_names_the_classes(saved):
     assert npz(saved(classes=np.array(["stop", "go", "rot"]))).classes == ("stop", "go", "rot")
 
