@@ -11,7 +11,7 @@ from flows.harden import harden_config
 from flows.promote import challenge, given, registered_name
 from flows.sources import find_data, find_model
 from flows.validate import validate
-from hardening.errors import DigestError, ModelError
+from hardening.errors import ModelError
 from tasks.arrivals import Taken, due, look, note_hardening, plan_hardening, refuse
 from tasks.claims import claim
 from tasks.console import ConsoleLog, say
@@ -98,7 +98,7 @@ def _refusal(about: Config) -> str | None:
     data = load_dataset(about, submit, find_data(about, log))
     try:
         source = find_model(about, log)
-    except (ModelError, DigestError) as error:
+    except ModelError as error:
         return str(error)
     try:
         contract = about.model.contract

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -74,7 +74,6 @@ def test_automations_are_ones_and_hang_on_events_that_exist():
 
 def test_no_secret_in_a_container_has_a_default():
     variables = dict(re.findall(r"\$\{(\w+)([^}]*)\}", COMPOSE))
-    assert variables.pop("TEMPER_TARGET") == ":-cpu"
     assert set(variables.values()) == {":?"}
     made = subprocess.run(
         [sys.executable, "-m", "infra.keeping"],
@@ -121,6 +120,32 @@ def test_images_run_as_somebody_and_carry_the_locked_versions():
     for name in ("cpu", "cuda"):
         assert "\nUSER temper\n" in stages[name]
         assert "pip install -c constraints.txt -e '.[server]'" in stages[name]
+
+
+def test_no_file_with_secrets_goes_into_an_image():
+    """The patterns are read as Docker reads them: `**/` is any number of folders."""
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().split() if "!" not in line]
+    for name in (".env", "infra/.env", "infra/prod.env", "a/b/c.env", ".temper/stack/env.sh"):
+        assert any(
+            PurePosixPath(name).match(pattern.removeprefix("**/"))
+            if pattern.startswith("**/")
+            else name == pattern or name.startswith(f"{pattern}/")
+            for pattern in ignored
+        ), name
+
+
+def test_the_worker_gets_gpus_and_the_image_that_can_use_them_together():
+    cuda = yaml.safe_load((ROOT / "infra" / "compose.cuda.yaml").read_text())["services"]
+    assert set(cuda) == {"worker"}
+    [device] = cuda["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    assert (cuda["worker"]["image"], cuda["worker"]["build"]["target"]) == ("temper:cuda", "cuda")
+    assert OURS["worker"]["image"] == "temper:cpu"
+
+
+def test_the_database_is_asked_where_only_the_real_server_listens():
+    """PostgreSQL's image runs a temporary server on the socket before databases exist."""
+    assert " -h 127.0.0.1 " in SERVICES["database"]["healthcheck"]["test"][1]
 
 
 def test_prefect_is_the_same_version_everywhere():
