@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.events.schemas.automations import AutomationCore
@@ -37,13 +36,14 @@ def test_every_flow_is_deployed():
 def test_a_deployment_has_a_queue_that_exists_and_limits_prefect_knows(name):
     """Prefect itself ignores a field that it does not know."""
     deployment = BY_NAME[name]
-    known = {"name", "entrypoint", "tags", "parameters", "work_pool", "concurrency_limit"}
+    # No concurrency_limit: its lease dies with the server, and what runs is cancelled.
+    known = {"name", "entrypoint", "tags", "parameters", "work_pool"}
     assert set(deployment) <= known | {"schedules", "triggers"}
     pool = deployment["work_pool"]
     assert pool["name"] == WORK_POOL
     assert pool["work_queue_name"] in {setup.TRAINING, "default"}
-    assert (pool["work_queue_name"] == setup.TRAINING) == (name in {"harden", "retrain"})
-    ConcurrencyLimitConfig.model_validate(deployment.get("concurrency_limit", {"limit": 1}))
+    trains = {"harden", "harden-due", "retrain"}
+    assert (pool["work_queue_name"] == setup.TRAINING) == (name in trains)
     config = deployment.get("parameters", {}).get("config")
     assert config is None or (ROOT / config).exists()
     for schedule in deployment.get("schedules", []):
@@ -52,14 +52,17 @@ def test_a_deployment_has_a_queue_that_exists_and_limits_prefect_knows(name):
         kind.model_validate({k: v for k, v in schedule.items() if k in kind.model_fields})
 
 
-def test_intake_hangs_on_the_event_that_the_receiver_sends():
-    [trigger] = [DeploymentEventTrigger.model_validate(t) for t in BY_NAME["intake"]["triggers"]]
-    config = yaml.safe_load((ROOT / BY_NAME["intake"]["parameters"]["config"]).read_text())
-    event = events.created(config["registry"]["name"], 3)
+@pytest.mark.parametrize(
+    ("name", "about"), [("intake", events.created), ("harden-due", events.due)]
+)
+def test_a_deployment_hangs_on_the_event_that_we_send(name, about):
+    [trigger] = [DeploymentEventTrigger.model_validate(t) for t in BY_NAME[name]["triggers"]]
+    config = yaml.safe_load((ROOT / BY_NAME[name]["parameters"]["config"]).read_text())
+    event = about(config["registry"]["name"], 3)
     assert trigger.expect == {event["event"]}
     resource = event["resource"]
     assert trigger.match.matches(resource)
-    other = events.created(f"{config['registry']['name']}.more", 3)["resource"]
+    other = about(f"{config['registry']['name']}.more", 3)["resource"]
     assert not trigger.match.matches(other)
 
 
@@ -69,7 +72,14 @@ def test_automations_are_ones_and_hang_on_events_that_exist():
     automations = [AutomationCore.model_validate(a) for a in yaml.safe_load(given)["automations"]]
     expected = {event for automation in automations for event in automation.trigger.expect}
     ours = {event for event in expected if event.startswith("temper.")}
-    assert ours == {events.REFUSED, events.PROMOTED}
+    assert ours == {events.REFUSED, events.PROMOTED, events.UNFIT}
+
+
+def test_prefect_remembers_silent_runs_wherever_its_server_runs():
+    name = "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER"
+    assert SERVICES["prefect"]["environment"][name] == "P7D"
+    for file in ("services.py", "kubernetes/server.yaml"):
+        assert name in (ROOT / "infra" / file).read_text()
 
 
 def test_no_secret_in_a_container_has_a_default():
