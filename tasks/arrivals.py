@@ -94,12 +94,12 @@ def waiting(name: str, work: Work) -> list[Registered]:
 class Attempts(NamedTuple):
     """How often something was tried, and when it may be tried again, seconds of the clock."""
 
-    count: int
+    made: int
     until: float
 
     def __str__(self) -> str:
         """For the log."""
-        return f"{self.count}, the next after {datetime.fromtimestamp(self.until, UTC):%F %T} UTC"
+        return f"{self.made}, the next after {datetime.fromtimestamp(self.until, UTC):%F %T} UTC"
 
 
 def attempts(found: Registered) -> Attempts:
@@ -110,10 +110,10 @@ def attempts(found: Registered) -> Attempts:
 
 def begin_attempt(found: Registered) -> Attempts:
     """Count a try before it begins, so that one which is killed counts, too."""
-    count = attempts(found).count + 1
-    wait = min(FIRST_WAIT * 2 ** min(count - 1, 20), LONGEST_WAIT)
-    begun = Attempts(count, time.time() + wait)
-    _tag(found, ATTEMPTS, f"{begun.count} until {begun.until:.0f}")
+    made = attempts(found).made + 1
+    wait = min(FIRST_WAIT * 2 ** min(made - 1, 20), LONGEST_WAIT)
+    begun = Attempts(made, time.time() + wait)
+    _tag(found, ATTEMPTS, f"{begun.made} until {begun.until:.0f}")
     return begun
 
 

@@ -160,7 +160,7 @@ def test_tries_are_a_day_apart_at_most_and_a_tag_that_is_not_ours_counts_none(wr
         with mlflow_client() as client:
             client.set_model_version_tag(name, "1", ATTEMPTS, tag)
         begun = begin_attempt(look(name, 1))
-        assert begun.count == count + 1
+        assert begun.made == count + 1
         assert begun.until - time.time() <= 24 * 3600
 
 
