@@ -30,6 +30,7 @@ threat model, candidate chains of defenses and a gate.
   temper promote CONFIG N is version N better than the champion? if so, make it champion
   temper intake CONFIG N  a version that arrived: what promote does, once, however often announced
   temper sweep CONFIG     every version and every new file that was not taken in yet; on a schedule
+  temper harden-due CONFIG  the candidates on what arrived, when `intake.harden` asks for it
   temper retrain CONFIG   harden again if data, recipe or the champion's age say so; on a schedule
   temper history MODEL    every champion there was, and why (temper rollback MODEL: the one before)
   temper inspect FILE     what an ONNX file says of itself, and whether that is so

@@ -1,5 +1,6 @@
 """A model has arrived in the registry: fit for use or not, better than the champion or not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
@@ -8,11 +9,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.chain import load as load_dataset
 from flows.config import Config, load
 from flows.harden import harden_config
-from flows.promote import challenge, given, registered_name
+from flows.promote import challenge, registered_name
 from flows.sources import find_data, find_model
 from flows.validate import validate
-from hardening.errors import DigestError, ModelError
-from tasks.arrivals import Taken, due, look, note_hardening, plan_hardening, refuse
+from hardening.errors import ModelError
+from tasks.arrivals import Taken, Work, due, look, plan_hardening, refuse, tell_hardening
 from tasks.claims import claim
 from tasks.console import ConsoleLog, say
 from tasks.models import fetch_onnx
@@ -29,7 +30,7 @@ def intake(config: str, version: int, output: str = "runs") -> Taken:
     1. nothing to do if it carries a verdict, or while somebody else is at work on it
     2. fetch its file and open it safely; one that is refused is tagged so
     3. evaluate it as deployed beside the champion, tag it with its verdict, promote the better one
-    4. if the configuration says so, run the candidates on it; the winner is a version of its own
+    4. if the configuration says so, tag it as due for `harden_due`, which trains
 
     Args:
         config: Path of the YAML file; its registry names the model.
@@ -44,8 +45,13 @@ def take_in(config: Config, version: int, output: Path) -> Taken:
     about, name = challenge(config, version), registered_name(config)
     validate(config)
     validate(about)
+    return once(name, version, "evaluate", lambda found: _evaluate(config, about, found, output))
+
+
+def once(name: str, version: int, work: Work, do: Callable[[Registered], Taken]) -> Taken:
+    """Do `work` on a version if it is due and nobody else is at it."""
     found = look(name, version)
-    if due(found) is None:
+    if due(found) != work:
         return _done(found)
     with claim(open_ground(store_uri()), f"intake-{name}-{version}", lease()) as ours:
         if not ours:
@@ -53,12 +59,7 @@ def take_in(config: Config, version: int, output: Path) -> Taken:
             return Taken(version=version, outcome="busy", verdict="")
         # Whoever had the claim before may have finished meanwhile.
         found = look(name, version)
-        work = due(found)
-        if work is None:
-            return _done(found)
-        if work == "harden":
-            return _harden(config, found, output)
-        return _evaluate(config, about, found, output)
+        return do(found) if due(found) == work else _done(found)
 
 
 def _done(found: Registered) -> Taken:
@@ -77,16 +78,10 @@ def _evaluate(config: Config, about: Config, found: Registered, output: Path) ->
         plan_hardening(found)
     published = harden_config(about, output, found.version)
     if config.intake.harden:
-        return _harden(config, found, output).model_copy(update={"published": published})
+        tell_hardening(found)
+        say(f"{found.name} version {found.version}: its candidates are due, see temper harden-due")
     verdict = look(found.name, found.version).tags[VERDICT]
     return Taken(version=found.version, outcome="judged", verdict=verdict, published=published)
-
-
-def _harden(config: Config, found: Registered, output: Path) -> Taken:
-    hardened = harden_config(given(config, found.version), output)
-    note_hardening(found, hardened.version)
-    verdict = look(found.name, found.version).tags[VERDICT]
-    return Taken(version=found.version, outcome="judged", verdict=verdict, hardened=hardened)
 
 
 def _refusal(about: Config) -> str | None:
@@ -98,7 +93,7 @@ def _refusal(about: Config) -> str | None:
     data = load_dataset(about, submit, find_data(about, log))
     try:
         source = find_model(about, log)
-    except (ModelError, DigestError) as error:
+    except ModelError as error:
         return str(error)
     try:
         contract = about.model.contract

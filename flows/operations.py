@@ -20,8 +20,8 @@ INTAKE = """\
 Evaluate version N of the registered model that CONFIG names, once, however often it is announced:
 what `temper promote` does, unless the version has its verdict (tag temper.verdict) or somebody else
 is at work on it, on any machine. A file that cannot be evaluated is tagged "refused: <why>"; delete
-the tag to have it taken in again. With `intake: {harden: true}` in CONFIG its candidates then run
-on the file, and the winner becomes a version of its own.
+the tag to have it taken in again. With `intake: {harden: true}` in CONFIG it is then due for
+`temper harden-due`.
 
 If this is killed, `temper sweep` finishes it once its claim has run out (TEMPER_LEASE seconds).
 
@@ -35,12 +35,24 @@ SWEEP = """\
 Take in every version of the registered model that has no verdict yet, the oldest first, whether it
 was announced or not; for a schedule. Says "nothing new" otherwise. With `intake: {source: WHERE}`
 in CONFIG, a folder or an s3:// prefix, every ONNX file there whose bytes are new is registered as a
-version first. A version that fails does not stop the others and is tried again by the next sweep.
+version first. A file or version that fails does not stop the others and is tried again later, after
+10 minutes, then 20, up to a day.
 
   temper sweep flows/configs/digits.yaml
 
 exit codes: 0 all passed, or nothing was new; 1 one did not meet the gate, or is refused;
             2 wrong usage or input, or a server is down; 3 one could not be taken in
+"""
+
+HARDEN_DUE = """\
+Run the candidates of CONFIG on every version that `intake` or `sweep` judged while CONFIG said
+`intake: {harden: true}`, the oldest first; the winner becomes a version of its own. It trains: have
+one of it at a time on a machine. Says "nothing new" otherwise.
+
+  temper harden-due flows/configs/digits.yaml
+
+exit codes: 0 the versions passed, or nothing was due; 1 one did not meet the gate as it came;
+            2 wrong usage or input, or a server is down; 3 the candidates could not be run on one
 """
 
 RETRAIN = """\
@@ -67,9 +79,11 @@ def add(commands: Any) -> None:
     intake.add_argument("version", metavar="N", type=int, help="version of the registered model")
     sweep = command(commands, "sweep", "take in all that arrived and was not", _sweep, SWEEP)
     sweep.add_argument("config", metavar="CONFIG", help="YAML file with a registry and a gate")
+    due = command(commands, "harden-due", "the candidates on what arrived", _due, HARDEN_DUE)
+    due.add_argument("config", metavar="CONFIG", help="YAML file with a registry and a gate")
     retrain = command(commands, "retrain", "harden if there is a reason to", _retrain, RETRAIN)
     retrain.add_argument("config", metavar="CONFIG", help="YAML file with a registry and a gate")
-    for run in (promote, intake, sweep, retrain):
+    for run in (promote, intake, sweep, due, retrain):
         run.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
     history = command(commands, "history", "every champion of a registered model", _history)
     history.add_argument("model", metavar="MODEL", help="name of the registered model")
@@ -126,6 +140,22 @@ def _sweep(options: argparse.Namespace) -> int:
 
         api.wait()
         swept = sweep(str(options.config), str(options.output))
+    from flows.console import show_taken
+
+    return PASSED if show_taken(swept.taken, swept if options.json else None) else GATE_FAILED
+
+
+def _due(options: argparse.Namespace) -> int:
+    from flows.config import load
+
+    load(options.config)
+    from tasks import server
+
+    with server.begin() as api:
+        from flows.harden_due import harden_due
+
+        api.wait()
+        swept = harden_due(str(options.config), str(options.output))
     from flows.console import show_taken
 
     return PASSED if show_taken(swept.taken, swept if options.json else None) else GATE_FAILED

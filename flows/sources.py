@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from uuid import uuid4
 
 from flows.config import Config
 from flows.subjects import Role, Sources
@@ -77,7 +78,13 @@ def _weights_at(uri: str, sha256: str, log: Log) -> Located:
     folder.mkdir(parents=True, exist_ok=True)
     # Named by content: an alias that moves meanwhile is another file.
     file = folder / f"{hashlib.sha256(data).hexdigest()}.model"
-    file.write_bytes(data)
+    # Replaced and never rewritten: another run may be reading it.
+    temporary = folder / f"tmp-{uuid4().hex}"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return _located(str(file), sha256, log)
 
 

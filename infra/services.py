@@ -100,6 +100,8 @@ def orchestration(kept: Kept) -> Service:
         "PREFECT_SERVER_API_AUTH_STRING": f"temper:{kept.secrets.prefect}",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": kept.url("prefect"),
         "PREFECT_UI_API_URL": f"{kept.url('prefect')}/api",
+        # After a minute Prefect would forget which runs went silent: too soon after an outage.
+        "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
     }
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     return _ours("prefect", command, variables, f"{kept.url('prefect')}/api/health")

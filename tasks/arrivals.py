@@ -3,12 +3,17 @@
 no temper.verdict                     to be evaluated, unless temper.recipe says that we made it
 temper.hardening "due", and judged    its candidates are still to be run
 temper.verdict                        done: passed, failed, or refused and why
+temper.attempts                       "N until SECONDS": failed tries, and when the next one may be
 """
 
-from typing import Literal
+import re
+import time
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 from hardening.errors import ModelError
 from hardening.spec import Record
+from tasks import events
 from tasks.mlflow_client import mlflow_client
 from tasks.publish import Published
 from tasks.registry import RECIPE
@@ -21,6 +26,12 @@ DUE = "due"
 
 LONGEST = 1000
 """Most characters of a tag that says why."""
+
+ATTEMPTS = "temper.attempts"
+"""The tag of a version with which something is being tried, or was and failed."""
+
+FIRST_WAIT, LONGEST_WAIT = 600, 24 * 3600
+"""Seconds from the begin of the first try to the next one, doubled each time, and the most."""
 
 Work = Literal["evaluate", "harden"]
 
@@ -70,26 +81,65 @@ def due(found: Registered) -> Work | None:
     return "harden" if hardening else None
 
 
-def waiting(name: str) -> list[int]:
-    """The versions of `name` with which something is still to be done, the oldest first.
+def waiting(name: str, work: Work) -> list[Registered]:
+    """The versions of `name` with which `work` is still to be done, the oldest first.
 
     Raises:
         ServiceError: MLflow does not answer or refuses.
     """
     with mlflow_client() as client:
-        return [found.version for found in every(client, name) if due(found)]
+        return [found for found in every(client, name) if due(found) == work]
+
+
+class Attempts(NamedTuple):
+    """How often something was tried, and when it may be tried again, seconds of the clock."""
+
+    made: int
+    until: float
+
+    def __str__(self) -> str:
+        """For the log."""
+        return f"{self.made}, the next after {datetime.fromtimestamp(self.until, UTC):%F %T} UTC"
+
+
+def attempts(found: Registered) -> Attempts:
+    """What the tag of a version says; one that is not ours says nothing."""
+    said = re.fullmatch(r"(\d{1,6}) until (\d{1,10})", found.tags.get(ATTEMPTS, ""))
+    return Attempts(int(said[1]), float(said[2])) if said else Attempts(0, 0.0)
+
+
+def begin_attempt(found: Registered) -> Attempts:
+    """Count a try before it begins, so that one which is killed counts, too."""
+    made = attempts(found).made + 1
+    wait = min(FIRST_WAIT * 2 ** min(made - 1, 20), LONGEST_WAIT)
+    begun = Attempts(made, time.time() + wait)
+    _tag(found, ATTEMPTS, f"{begun.made} until {begun.until:.0f}")
+    return begun
+
+
+def end_attempts(found: Registered) -> None:
+    """Forget the tries: the last one came to an end."""
+    with mlflow_client() as client:
+        client.delete_model_version_tag(found.name, str(found.version), ATTEMPTS)
 
 
 def refuse(found: Registered, why: str) -> str:
-    """Tag a version whose file cannot be evaluated; the verdict."""
-    verdict = f"refused: {' '.join(why.split())}"[:LONGEST]
+    """Tag a version whose file cannot be evaluated, and tell of it; the verdict."""
+    reason = " ".join(why.split())
+    verdict = f"refused: {reason}"[:LONGEST]
     _tag(found, VERDICT, verdict)
+    events.tell(events.unfit(found.name, found.version, reason[:LONGEST]))
     return verdict
 
 
 def plan_hardening(found: Registered) -> None:
     """Note that the candidates are to be run on a version, so that a kill does not lose it."""
     _tag(found, HARDENING, DUE)
+
+
+def tell_hardening(found: Registered) -> None:
+    """Tell who runs the candidates that a version is judged and waits for them."""
+    events.tell(events.due(found.name, found.version))
 
 
 def note_hardening(found: Registered, version: int | None) -> None:

@@ -15,6 +15,7 @@ from hardening.errors import ConfigError, HardeningError
 from tasks import doctor_mlflow
 from tasks import doctor_services as services
 from tasks.finding import Finding, well, wrong
+from tasks.mlflow_client import shown
 from tasks.settings import HOME, WEBHOOK_SECRET, home, webhook_secret
 
 DISTRIBUTION = "temper-hardening"
@@ -39,7 +40,11 @@ def examine() -> list[Finding]:
         try:
             findings += check()
         except HardeningError as error:
-            findings.append(wrong(name, str(error), "see the text"))
+            findings.append(wrong(name, shown(str(error)), "see the text"))
+        except Exception as error:  # noqa: BLE001  told; the other checks are made all the same
+            first = (str(error).splitlines() or [""])[0]
+            found = shown(f"{type(error).__name__}: {first}")
+            findings.append(wrong(name, found, "see the text, and this service's log"))
     return findings
 
 

@@ -5,11 +5,16 @@ import secrets
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 
 from hardening.errors import ServiceError
+from tasks.doctor_services import KEYS
 from tasks.finding import Finding, well, wrong
 from tasks.mlflow_client import TRACKING, is_server, mlflow_client, probe, shown, tracking_uri
-from tasks.settings import PREFECT_API, WEBHOOK_SECRET, environment
+from tasks.settings import PREFECT_API, STORE, WEBHOOK_SECRET, environment, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,13 +26,15 @@ WEBHOOK_CURES = {
 }
 
 
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
 def examine() -> list[Finding]:
     """Read and write the registry and the artifacts, and let MLflow try its webhook."""
     uri = tracking_uri()
+    if not is_server(uri):
+        return [_database(uri)]
     try:
-        if not is_server(uri):
-            probe()
-            return [well("MLflow", f"embedded, {uri}")]
         with mlflow_client() as client:
             client.search_registered_models(max_results=1)
             name = f"temper-doctor-{secrets.token_hex(4)}"
@@ -40,9 +47,51 @@ def examine() -> list[Finding]:
             if denied
             else f"start it, or correct {TRACKING} (without it there is an embedded one)"
         )
-        return [wrong("MLflow", str(error), cure)]
+        return [wrong("MLflow", shown(str(error)), cure)]
     here = well("MLflow", f"{shown(uri)}: registry read and written")
-    return [here, _artifacts(), *_webhook()]
+    return [here, *_ledger(uri), _artifacts(), *_webhook()]
+
+
+def _database(uri: str) -> Finding:
+    """MLflow inside this process, on a database or a folder."""
+    cure = f"correct {TRACKING} (without it there is an embedded one)"
+    try:
+        probe()
+        if "://" in uri and not uri.startswith("file:"):
+            _connect(uri)
+        with mlflow_client() as client:
+            client.search_registered_models(max_results=1)
+    except ServiceError as error:
+        return wrong("MLflow", shown(str(error)), cure)
+    return well("MLflow", f"embedded, {shown(uri)}: registry read")
+
+
+def _connect(uri: str) -> None:
+    """Open the database once; MLflow itself would try for 100 s.
+
+    Raises:
+        ServiceError: It cannot be opened.
+    """
+    from sqlalchemy import create_engine, make_url  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    try:
+        if "@" in (make_url(uri).host or ""):
+            raise ServiceError(f"MLflow at {shown(uri)}: expected an @ in a password as %40")
+        with environment({"PGCONNECT_TIMEOUT": "5"}, replace=False):
+            create_engine(uri).connect().close()
+    except (SQLAlchemyError, ImportError) as error:
+        first = str(error).splitlines()[0]
+        raise ServiceError(f"MLflow at {shown(uri)}: cannot be opened ({first})") from error
+
+
+def _ledger(uri: str) -> list[Finding]:
+    """Who shares a registry shares the ledger and the claims, which are in the store."""
+    if store_uri().startswith("s3://") or urlsplit(uri).hostname in LOOPBACK:
+        return []
+    found = f"{store_uri()} is a folder of this machine, and {shown(uri)} is for all machines"
+    cure = f"set {STORE} to s3://bucket/prefix: with a ledger for each machine two could promote"
+    return [wrong("ledger", found, cure)]
 
 
 def _artifacts() -> Finding:
@@ -61,9 +110,13 @@ def _artifacts() -> Finding:
             repository = get_artifact_repository(f"{place}/temper-doctor")
             repository.log_artifact(str(Path(folder, "probe")))  # type: ignore[no-untyped-call]
             repository.delete_artifacts("probe")  # type: ignore[no-untyped-call]
+    except (BotoCoreError, Boto3Error, ClientError) as error:
+        found = f"{place}: MLflow leaves it to its clients to write there ({error})"
+        cure = f"start it with --serve-artifacts, or give this machine {KEYS} for the bucket"
+        return wrong("artifacts", shown(found), cure)
     except (ServiceError, OSError) as error:
         cure = "see MLflow's log: its S3 address, keys and bucket (MLFLOW_ARTIFACTS_DESTINATION)"
-        return wrong("artifacts", str(error), cure)
+        return wrong("artifacts", shown(str(error)), cure)
     return well("artifacts", f"{place}: written and deleted through MLflow")
 
 

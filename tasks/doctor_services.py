@@ -58,6 +58,10 @@ def orchestration() -> list[Finding]:
     except httpx.HTTPError as error:
         found = f"{shown(url)}: does not answer ({error or type(error).__name__})"
         return [wrong("Prefect", found, f"start it, or correct {PREFECT_API}")]
+    except ValueError:
+        found = f"{shown(url)}: answers, and not as Prefect's API does"
+        cure = f"correct {PREFECT_API}: it ends in /api, and no proxy's page is before it"
+        return [wrong("Prefect", found, cure)]
 
 
 def _api(client: "SyncPrefectClient", url: str) -> Finding:

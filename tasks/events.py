@@ -1,6 +1,8 @@
 """What Temper tells Prefect's event system, so that deployments and notifications hang on it.
 
     temper.model-version.created    a version was registered in MLflow (from the receiver)
+    temper.model-version.refused    its file cannot be evaluated
+    temper.hardening.due            a version that arrived waits for its candidates to be run
     temper.gate.refused             a run ended without meeting its gate
     temper.model.promoted           a version became the champion
 
@@ -20,6 +22,8 @@ from hardening.errors import ServiceError
 from tasks.settings import PREFECT_API
 
 CREATED = "temper.model-version.created"
+UNFIT = "temper.model-version.refused"
+DUE = "temper.hardening.due"
 REFUSED = "temper.gate.refused"
 PROMOTED = "temper.model.promoted"
 
@@ -29,17 +33,17 @@ PATIENCE = 10.0
 
 def created(name: str, version: int) -> dict[str, Any]:
     """The event that version `version` of the registered model `name` exists."""
-    return {
-        "event": CREATED,
-        "id": _identity(CREATED, name, version),
-        "resource": {
-            "prefect.resource.id": f"mlflow.model-version.{name}.{version}",
-            "prefect.resource.name": f"{name} version {version}",
-            # The name alone: a pattern on the id would take `digits.v2.1` for one of `digits`.
-            "mlflow.model": name,
-        },
-        "payload": {"name": name, "version": version},
-    }
+    return _about(CREATED, name, version, {})
+
+
+def unfit(name: str, version: int, reason: str) -> dict[str, Any]:
+    """The event that the file of a version cannot be evaluated."""
+    return _about(UNFIT, name, version, {"reason": reason})
+
+
+def due(name: str, version: int) -> dict[str, Any]:
+    """The event that a version waits for its candidates to be run on it."""
+    return _about(DUE, name, version, {})
 
 
 def refused(name: str, evidence: str, reason: str) -> dict[str, Any]:
@@ -84,6 +88,20 @@ async def deliver(event: dict[str, Any]) -> None:
                 await client.request("POST", "/events", json=[told.model_dump(mode="json")])
     except (httpx.HTTPError, RuntimeError) as error:
         raise ServiceError(f"{PREFECT_API}: does not take events ({error})") from error
+
+
+def _about(kind: str, name: str, version: int, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "event": kind,
+        "id": _identity(kind, name, version),
+        "resource": {
+            "prefect.resource.id": f"mlflow.model-version.{name}.{version}",
+            "prefect.resource.name": f"{name} version {version}",
+            # The name alone: a pattern on the id would take `digits.v2.1` for one of `digits`.
+            "mlflow.model": name,
+        },
+        "payload": {"name": name, "version": version, **more},
+    }
 
 
 def _identity(kind: str, name: str, version: int) -> UUID:

@@ -56,6 +56,16 @@ def fetch_file(uri: str, sha256: str, cache: Path, log: Log) -> Path:
     return cached(cache, [address], name, promised, lambda path: https.download(address, path, log))
 
 
+def fetch_object(bucket: s3.Bucket, found: s3.Object, cache: Path, log: Log) -> Path:
+    """A listed object as a file on this disk. Its key is somebody else's word: nothing expands it.
+
+    Raises:
+        ConfigError: The cache cannot be written, or the object is larger than is downloaded.
+        ServiceError: The server cannot be reached or refuses, after bounded retries.
+    """
+    return _saved(bucket, found, "object", "", cache, log)
+
+
 def expand(text: str) -> str:
     """Put the home folder for a leading `~`, and environment variables for `$NAME` and `${NAME}`.
 
@@ -93,6 +103,13 @@ def _object(address: str, promised: str, cache: Path, log: Log) -> Path:
     found = bucket.head(name)
     if found is None:
         raise ConfigError(f"{address}: no such object or bucket (a folder's ends in /)")
+    return _saved(bucket, found, name, promised, cache, log)
+
+
+def _saved(
+    bucket: s3.Bucket, found: s3.Object, name: str, promised: str, cache: Path, log: Log
+) -> Path:
+    address = f"{bucket.uri}/{found.key}"
     check_size(address, found.size)
 
     def write(path: Path) -> None:

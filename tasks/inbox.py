@@ -1,19 +1,21 @@
 """A folder or an S3 prefix in which ONNX files arrive: each becomes a version, once."""
 
 import hashlib
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from hardening.errors import ConfigError
+from hardening.errors import ConfigError, DataError, HardeningError, ServiceError
 from hardening.log import Log
 from tasks import s3
 from tasks.claims import claim
 from tasks.console import say
-from tasks.fetch import expand, fetch_file
+from tasks.fetch import expand, fetch_object
 from tasks.mlflow_client import experiment_id, mlflow_client
 from tasks.mlflow_model import FILE
 from tasks.settings import home, lease, store_uri
@@ -31,18 +33,31 @@ LARGEST = 2 << 30
 
 
 class Arrived(NamedTuple):
-    """A file: its address, a mark that changes with its bytes, its size and when it was written."""
+    """A file: its address, a mark that changes with its bytes, its size and when it was written.
+
+    `fetch` gives its path on this disk. Who may put a file there chooses its name, and no more: a
+    name is never expanded, a link never followed.
+    """
 
     uri: str
     mark: str
     size: int
     modified: float
+    fetch: Callable[[], Path]
 
 
-def register_arrivals(source: str, name: str, log: Log) -> list[int]:
+class Received(NamedTuple):
+    """The versions that were made, and what went wrong with files of which none was made."""
+
+    registered: list[int]
+    failed: list[str]
+
+
+def register_arrivals(source: str, name: str, log: Log) -> Received:
     """Make every new file under `source` a version of `name`, the oldest first.
 
-    A file is new if no version has its bytes. One whose state is known is not read again.
+    A file is new if no version has its bytes. One whose state is known is not read again; one that
+    cannot be read stops no other.
 
     Raises:
         ConfigError: `source` is no folder, file:// or s3:// address.
@@ -53,47 +68,73 @@ def register_arrivals(source: str, name: str, log: Log) -> list[int]:
     with claim(ground, f"inbox-{name}", lease()) as ours, mlflow_client() as client:
         if not ours:
             say(f"{source}: somebody else registers what arrived there")
-            return []
-        versions = every(client, name)
-        states = {(found.tags.get(SOURCE), found.tags.get(MARK)) for found in versions}
-        digests = {found.sha256 for found in versions}
-        registered = []
-        for file in sorted(_listed(source), key=lambda file: (file.modified, file.uri)):
-            if (file.uri, file.mark) in states:
-                continue
-            if file.size > LARGEST:
-                say(f"{file.uri}: {file.size} B, more than an ONNX file can have; left aside")
-                continue
-            data = fetch_file(file.uri, "", home() / "downloads", log).read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            if digest in digests:
-                continue
+            return Received([], [])
+        return _register_new(client, name, _listed(source, log))
+
+
+def _register_new(client: "MlflowClient", name: str, files: Iterable[Arrived]) -> Received:
+    versions = every(client, name)
+    states = {(found.tags.get(SOURCE), found.tags.get(MARK)) for found in versions}
+    digests = {found.sha256 for found in versions}
+    received = Received([], [])
+    for file in sorted(files, key=lambda file: (file.modified, file.uri)):
+        if (file.uri, file.mark) in states:
+            continue
+        if file.size > LARGEST:
+            say(f"{file.uri}: {file.size} B, more than an ONNX file can have; left aside")
+            continue
+        try:
+            data = _read(file)
+        except HardeningError as error:
+            say(str(error))
+            received.failed.append(str(error))
+            continue
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in digests:
             digests.add(digest)
             tags = {"temper.sha256": digest, SOURCE: file.uri, MARK: file.mark}
-            registered.append(_register(client, name, data, tags))
-            say(f"{file.uri}: registered as version {registered[-1]} of {name}")
-        return registered
+            received.registered.append(_register(client, name, data, tags))
+            say(f"{file.uri}: registered as version {received.registered[-1]} of {name}")
+    return received
 
 
-def _listed(source: str) -> Iterator[Arrived]:
+def _read(file: Arrived) -> bytes:
+    try:
+        return file.fetch().read_bytes()
+    except OSError as error:
+        raise DataError(f"{file.uri}: cannot be read ({error.strerror})") from error
+
+
+def _listed(source: str, log: Log) -> Iterator[Arrived]:
     address = expand(source)
     if address.startswith("s3://"):
         bucket = s3.Bucket(address)
         for found in bucket.list():
             if found.key.endswith(".onnx"):
+                fetch = partial(fetch_object, bucket, found, home() / "downloads", log)
                 uri = f"{bucket.uri}/{found.key}"
-                yield Arrived(uri, found.etag, found.size, found.modified)
+                yield Arrived(uri, found.etag, found.size, found.modified, fetch)
         return
     path = Path(address)
     if address.startswith("file://"):
         path = Path(url2pathname(urlsplit(address).path))
     if not path.is_dir():
         raise ConfigError(f"intake.source: got {source!r}, expected a folder, file:// or s3://")
-    for file in path.rglob("*.onnx"):
-        if file.is_file():
-            now = file.stat()
-            uri = file.absolute().as_uri()
-            yield Arrived(uri, f"{now.st_mtime_ns}-{now.st_size}", now.st_size, now.st_mtime)
+    try:
+        yield from _in_folder(path.absolute())
+    except OSError as error:
+        raise ServiceError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+
+def _in_folder(folder: Path) -> Iterator[Arrived]:
+    for file in folder.rglob("*.onnx"):
+        now = file.lstat()
+        if stat.S_ISLNK(now.st_mode):
+            say(f"{file.as_uri()}: a link, expected a file; left aside")
+        elif stat.S_ISREG(now.st_mode):
+            mark = f"{now.st_mtime_ns}-{now.st_size}"
+            fetch = partial(Path, file)
+            yield Arrived(file.as_uri(), mark, now.st_size, now.st_mtime, fetch)
 
 
 def _register(client: "MlflowClient", name: str, data: bytes, tags: dict[str, str]) -> int:

@@ -38,7 +38,7 @@ def tracking_uri() -> str:
 
 def shown(uri: str) -> str:
     """`uri` without a password, fit for logs, errors and reports."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)
+    return re.sub(r"(?<=://)[^/\s]*@", "", uri)
 
 
 def is_server(uri: str) -> bool:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hardening.errors import ConfigError, ServiceError
 from tasks import events, webhook
@@ -26,6 +27,9 @@ from tasks.settings import PREFECT_API, webhook_secret
 
 BODY_SECONDS = 10.0
 """Seconds that a sender may take for its body."""
+
+HEAD_SECONDS = 10.0
+"""Seconds from the connection to the end of the request's head."""
 
 AT_A_TIME = 64
 """Connections that are served at a time; more get a 503 and come again."""
@@ -62,6 +66,33 @@ def application(secret: str) -> Starlette:
     )
 
 
+class OneRequest(H11Protocol):
+    """HTTP with a deadline for the head: uvicorn itself waits for a first request for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the sender some seconds."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
+def configuration(secret: str) -> uvicorn.Config:
+    """How the service is served: one request for each connection, and none that is waited for."""
+    return uvicorn.Config(
+        application(secret),
+        http=OneRequest,
+        headers=[("connection", "close")],
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=AT_A_TIME,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+
+
 def serve(host: str, port: int) -> None:
     """Serve until told to end.
 
@@ -81,16 +112,8 @@ def serve(host: str, port: int) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.info("listening on %s:%d", host, listener.getsockname()[1])
-    config = uvicorn.Config(
-        application(secret),
-        log_level="warning",
-        access_log=False,
-        limit_concurrency=AT_A_TIME,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
     with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(configuration(secret)).run(sockets=[listener])
 
 
 async def _body(request: Request) -> bytes:

@@ -11,7 +11,9 @@ import pytest
 
 from flows.__main__ import main
 from flows.intake import intake
-from tasks.arrivals import due, look
+from hardening.errors import DataError, DigestError
+from tasks import events, inbox
+from tasks.arrivals import ATTEMPTS, begin_attempt, due, look
 from tasks.inbox import SOURCE
 from tasks.mlflow_client import mlflow_client
 from tasks.registry import RECIPE
@@ -133,9 +135,79 @@ def test_a_version_whose_file_cannot_be_fetched_is_not_judged_and_stops_no_other
     code, _, err = temper(capsys, "sweep", "run.yaml")
 
     assert code == 3, err
-    assert f"{name}: 1 of 2 versions could not be taken in" in err
+    assert f"{name}: 1 could not be taken in and will be tried again: version 1 (" in err
     assert VERDICT not in tags(name)[1]
     assert tags(name)[2][VERDICT] == "passed"
+    assert ATTEMPTS not in tags(name)[2]
+
+    code, _, err = temper(capsys, "sweep", "run.yaml")
+    assert code == 0  # it waits, and does not fail again with every sweep
+    assert f"{name} version 1: attempts so far 1, the next after 2" in err
+
+    for waits in (20, 40, 80):  # minutes
+        with mlflow_client() as client:
+            count = tags(name)[1][ATTEMPTS].split()[0]
+            client.set_model_version_tag(name, "1", ATTEMPTS, f"{count} until {time.time():.0f}")
+        assert temper(capsys, "sweep", "run.yaml")[0] == 3
+        left = float(tags(name)[1][ATTEMPTS].split()[-1]) - time.time()
+        assert 60 * waits - 120 < left <= 60 * waits + 1
+
+
+def test_tries_are_a_day_apart_at_most_and_a_tag_that_is_not_ours_counts_none(write, arrive):
+    name = write()
+    arrive(name, b"x")
+    for tag, count in (("99 until 5", 99), ("99999999 until 5", 0), ("soon", 0)):
+        with mlflow_client() as client:
+            client.set_model_version_tag(name, "1", ATTEMPTS, tag)
+        begun = begin_attempt(look(name, 1))
+        assert begun.made == count + 1
+        assert begun.until - time.time() <= 24 * 3600
+
+
+def test_versions_are_taken_in_whatever_became_of_the_inbox(
+    here, write, arrive, monkeypatch, capsys
+):
+    (here.root / "post").mkdir()
+    (here.root / "post" / "broken.onnx").write_bytes(b"no model")
+    name = write(intake={"source": str(here.root / "post")})
+    arrive(name, b"no model at all")
+
+    def fails(file):
+        raise DataError(f"{file.uri}: cannot be read")
+
+    monkeypatch.setattr(inbox, "_read", fails)
+    code, _, err = temper(capsys, "sweep", "run.yaml")
+    assert code == 3, err
+    assert "post/broken.onnx: cannot be read" in err
+    assert tags(name)[1][VERDICT].startswith("refused: ")
+
+    name = write(intake={"source": "nowhere"})
+    with mlflow_client() as client:
+        client.delete_model_version_tag(name, "1", VERDICT)
+    assert temper(capsys, "sweep", "run.yaml")[0] == 2
+    assert tags(name)[1][VERDICT].startswith("refused: ")
+
+
+def test_a_refused_file_is_told(write, arrive, monkeypatch, capsys):
+    name, told = write(), []
+    arrive(name, b"no model at all")
+    monkeypatch.setattr(events, "tell", told.append)
+    assert temper(capsys, "intake", "run.yaml", "1")[0] == 1
+    [event] = told
+    assert event["event"] == events.UNFIT
+    assert event["payload"]["version"] == 1
+    assert event["payload"]["reason"].startswith(f"models:/{name}/1: ")
+
+
+def test_bytes_that_are_not_the_promised_ones_judge_nothing(write, arrive, monkeypatch, capsys):
+    def damaged(*_):
+        raise DigestError("it changed while it was read")
+
+    name = write()
+    arrive(name, b"no model at all")
+    monkeypatch.setattr("flows.sources.check_foreign", damaged)
+    assert temper(capsys, "intake", "run.yaml", "1")[0] == 2
+    assert VERDICT not in tags(name)[1]
 
 
 def test_a_registry_that_does_not_answer_is_exit_code_2_and_judges_nothing(
@@ -182,16 +254,26 @@ def test_a_version_is_hardened_if_asked_and_the_winner_is_not_taken_in(
 
     code, _, err = temper(capsys, "intake", "run.yaml", "1")
 
+    assert code == 0, err
+    assert "its candidates are due" in err
+    assert {**tags(name)[1], VERDICT: "passed", "temper.hardening": "due"} == tags(name)[1]
+    assert "nothing new" in temper(capsys, "sweep", "run.yaml")[2]
+    assert list(tags(name)) == [1]  # whoever evaluates does not train
+
+    code, _, err = temper(capsys, "harden-due", "run.yaml")
+
     found = tags(name)
     assert code == 0, err
     assert found[1][VERDICT] == found[2][VERDICT] == "passed"
     assert found[1]["temper.hardening"] == "version 2"
     assert RECIPE in found[2]
+    assert ATTEMPTS not in found[1]
     assert "nothing new" in temper(capsys, "sweep", "run.yaml")[2]
+    assert "nothing new" in temper(capsys, "harden-due", "run.yaml")[2]
 
-    with mlflow_client() as client:  # as if it had been killed after the evaluation
+    with mlflow_client() as client:  # as if it had been killed at the end
         client.set_model_version_tag(name, "1", "temper.hardening", "due")
-    code, _, err = temper(capsys, "sweep", "run.yaml")
+    code, _, err = temper(capsys, "harden-due", "run.yaml")
     assert code == 0, err
     assert tags(name)[1]["temper.hardening"].startswith("version ")
     assert "apgd" not in "".join(line for line in err.splitlines() if ": done" in line)

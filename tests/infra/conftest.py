@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import uvicorn
 
-from tasks.receiver import application
+from tasks.receiver import configuration
 
 SECRET = "0123456789abcdef-of-the-tests"
 
@@ -24,9 +24,9 @@ class Listener(NamedTuple):
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[int]:
-    """The port of the real application behind the real web server."""
+    """The port of the receiver as it is served."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(SECRET), log_level="critical"))
+    server = uvicorn.Server(configuration(SECRET))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield listener.getsockname()[1]

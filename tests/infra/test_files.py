@@ -6,11 +6,10 @@ import shlex
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.events.schemas.automations import AutomationCore
@@ -37,13 +36,14 @@ def test_every_flow_is_deployed():
 def test_a_deployment_has_a_queue_that_exists_and_limits_prefect_knows(name):
     """Prefect itself ignores a field that it does not know."""
     deployment = BY_NAME[name]
-    known = {"name", "entrypoint", "tags", "parameters", "work_pool", "concurrency_limit"}
+    # No concurrency_limit: its lease dies with the server, and what runs is cancelled.
+    known = {"name", "entrypoint", "tags", "parameters", "work_pool"}
     assert set(deployment) <= known | {"schedules", "triggers"}
     pool = deployment["work_pool"]
     assert pool["name"] == WORK_POOL
     assert pool["work_queue_name"] in {setup.TRAINING, "default"}
-    assert (pool["work_queue_name"] == setup.TRAINING) == (name in {"harden", "retrain"})
-    ConcurrencyLimitConfig.model_validate(deployment.get("concurrency_limit", {"limit": 1}))
+    trains = {"harden", "harden-due", "retrain"}
+    assert (pool["work_queue_name"] == setup.TRAINING) == (name in trains)
     config = deployment.get("parameters", {}).get("config")
     assert config is None or (ROOT / config).exists()
     for schedule in deployment.get("schedules", []):
@@ -52,14 +52,17 @@ def test_a_deployment_has_a_queue_that_exists_and_limits_prefect_knows(name):
         kind.model_validate({k: v for k, v in schedule.items() if k in kind.model_fields})
 
 
-def test_intake_hangs_on_the_event_that_the_receiver_sends():
-    [trigger] = [DeploymentEventTrigger.model_validate(t) for t in BY_NAME["intake"]["triggers"]]
-    config = yaml.safe_load((ROOT / BY_NAME["intake"]["parameters"]["config"]).read_text())
-    event = events.created(config["registry"]["name"], 3)
+@pytest.mark.parametrize(
+    ("name", "about"), [("intake", events.created), ("harden-due", events.due)]
+)
+def test_a_deployment_hangs_on_the_event_that_we_send(name, about):
+    [trigger] = [DeploymentEventTrigger.model_validate(t) for t in BY_NAME[name]["triggers"]]
+    config = yaml.safe_load((ROOT / BY_NAME[name]["parameters"]["config"]).read_text())
+    event = about(config["registry"]["name"], 3)
     assert trigger.expect == {event["event"]}
     resource = event["resource"]
     assert trigger.match.matches(resource)
-    other = events.created(f"{config['registry']['name']}.more", 3)["resource"]
+    other = about(f"{config['registry']['name']}.more", 3)["resource"]
     assert not trigger.match.matches(other)
 
 
@@ -69,12 +72,18 @@ def test_automations_are_ones_and_hang_on_events_that_exist():
     automations = [AutomationCore.model_validate(a) for a in yaml.safe_load(given)["automations"]]
     expected = {event for automation in automations for event in automation.trigger.expect}
     ours = {event for event in expected if event.startswith("temper.")}
-    assert ours == {events.REFUSED, events.PROMOTED}
+    assert ours == {events.REFUSED, events.PROMOTED, events.UNFIT}
+
+
+def test_prefect_remembers_silent_runs_wherever_its_server_runs():
+    name = "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER"
+    assert SERVICES["prefect"]["environment"][name] == "P7D"
+    for file in ("services.py", "kubernetes/server.yaml"):
+        assert name in (ROOT / "infra" / file).read_text()
 
 
 def test_no_secret_in_a_container_has_a_default():
     variables = dict(re.findall(r"\$\{(\w+)([^}]*)\}", COMPOSE))
-    assert variables.pop("TEMPER_TARGET") == ":-cpu"
     assert set(variables.values()) == {":?"}
     made = subprocess.run(
         [sys.executable, "-m", "infra.keeping"],
@@ -121,6 +130,32 @@ def test_images_run_as_somebody_and_carry_the_locked_versions():
     for name in ("cpu", "cuda"):
         assert "\nUSER temper\n" in stages[name]
         assert "pip install -c constraints.txt -e '.[server]'" in stages[name]
+
+
+def test_no_file_with_secrets_goes_into_an_image():
+    """The patterns are read as Docker reads them: `**/` is any number of folders."""
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().split() if "!" not in line]
+    for name in (".env", "infra/.env", "infra/prod.env", "a/b/c.env", ".temper/stack/env.sh"):
+        assert any(
+            PurePosixPath(name).match(pattern.removeprefix("**/"))
+            if pattern.startswith("**/")
+            else name == pattern or name.startswith(f"{pattern}/")
+            for pattern in ignored
+        ), name
+
+
+def test_the_worker_gets_gpus_and_the_image_that_can_use_them_together():
+    cuda = yaml.safe_load((ROOT / "infra" / "compose.cuda.yaml").read_text())["services"]
+    assert set(cuda) == {"worker"}
+    [device] = cuda["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    assert (cuda["worker"]["image"], cuda["worker"]["build"]["target"]) == ("temper:cuda", "cuda")
+    assert OURS["worker"]["image"] == "temper:cpu"
+
+
+def test_the_database_is_asked_where_only_the_real_server_listens():
+    """PostgreSQL's image runs a temporary server on the socket before databases exist."""
+    assert " -h 127.0.0.1 " in SERVICES["database"]["healthcheck"]["test"][1]
 
 
 def test_prefect_is_the_same_version_everywhere():

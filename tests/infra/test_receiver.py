@@ -184,6 +184,29 @@ def test_a_sender_that_is_too_slow_is_given_up(receiver, events, monkeypatch):
     assert " 408 " in line
 
 
+def test_connections_that_say_nothing_do_not_keep_others_out(receiver, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.5)
+    address = ("127.0.0.1", receiver)
+    idle = [socket.create_connection(address, timeout=10) for _ in range(module.AT_A_TIME)]
+    idle[0].sendall(b"POST /mlflow HTTP/1.1\r\nHost: x\r\n")  # and the head never ends
+    try:
+        assert status(receiver, "GET", "/health") == 503
+        assert {connection.recv(1) for connection in idle} == {b""}  # closed
+        assert status(receiver, "GET", "/health") == 200
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_a_connection_serves_one_request_and_a_second_head_is_not_waited_for(receiver):
+    with socket.create_connection(("127.0.0.1", receiver), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET ")
+        answer = b""
+        while more := connection.recv(4096):
+            answer += more
+    assert answer.count(b" 200 ") == 1
+
+
 def test_only_so_many_deliveries_are_remembered(monkeypatch):
     monkeypatch.setattr(webhook, "REMEMBERED", 3)
     seen = webhook.Seen()

@@ -240,7 +240,7 @@ def test_the_doctor_finds_all_well(stack):
 
 
 def test_all_deployments_are_made_and_scheduled_runs_wait(stack, deployed):
-    assert deployed.count("successfully created") == 6
+    assert deployed.count("successfully created") == 7
     filters = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "limit": 50}
 
     def nightly() -> list[dict]:

@@ -5,8 +5,10 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -35,14 +37,20 @@ def closed() -> str:
 
 
 @pytest.fixture
-def refuses():
-    """A server that answers everything with the status it is given."""
-    said = {"status": 401}
+def answer():
+    """What `refuses` answers."""
+    return {"status": 401, "body": b""}
+
+
+@pytest.fixture
+def refuses(answer):
+    """A server that answers everything alike."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(said["status"])
+            self.send_response(answer["status"])
             self.end_headers()
+            self.wfile.write(answer["body"])
 
         def log_message(self, *_arguments: object) -> None:
             pass
@@ -166,6 +174,61 @@ def test_a_prefect_that_is_silent_or_lets_nobody_in(monkeypatch, refuses):
             finding = only(doctor_services.orchestration())
         assert not finding.ok
         assert cure in finding.cure
+
+
+def test_a_database_is_really_asked_and_its_password_is_not_shown(monkeypatch):
+    address = f"{closed().removeprefix('http://')}/mlflow"
+    for password, found in (("hunter2", "cannot be opened"), ("hunt@er2", "as %40")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://temper:{password}@{address}")
+        finding = only(doctor_mlflow.examine())
+        assert not finding.ok
+        assert found in finding.found
+        assert "er2" not in finding.found + finding.cure
+        assert "\n" not in finding.found
+
+
+def test_a_prefect_address_that_is_a_page_is_no_prefect(monkeypatch, refuses, answer):
+    answer.update(status=200, body=b"<html>Prefect UI</html>")
+    monkeypatch.setenv("PREFECT_API_URL", refuses)
+    with temporary_settings({PREFECT_API_URL: refuses}):
+        finding = only(doctor_services.orchestration())
+    assert not finding.ok
+    assert "ends in /api" in finding.cure
+
+
+def test_a_registry_for_all_machines_and_a_ledger_for_one_are_a_fault(monkeypatch):
+    [finding] = doctor_mlflow._ledger("http://user:secret@mlflow.example.org")
+    assert not finding.ok
+    assert "secret" not in finding.found
+    assert doctor_mlflow._ledger("http://127.0.0.1:5000") == []
+    monkeypatch.setenv("TEMPER_STORE", "s3://bucket/store")
+    assert doctor_mlflow._ledger("http://mlflow.example.org") == []
+
+
+def test_artifacts_that_clients_write_themselves_need_keys(monkeypatch):
+    class Client:
+        def get_experiment(self, _name):
+            return SimpleNamespace(artifact_location="s3://bucket/mlflow")
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(doctor_mlflow, "mlflow_client", lambda: nullcontext(Client()))
+    finding = doctor_mlflow._artifacts()
+    assert not finding.ok
+    assert "AWS_ACCESS_KEY_ID" in finding.cure
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(monkeypatch):
+    def breaks():
+        raise KeyError("postgresql://temper:hunter2@db/x")
+
+    monkeypatch.setattr(doctor_mlflow, "examine", breaks)
+    findings = {finding.check: finding for finding in doctor.examine()}
+    assert not findings["MLflow"].ok
+    assert "KeyError" in findings["MLflow"].found
+    assert "hunter2" not in findings["MLflow"].found
+    assert findings["CUDA"].ok
 
 
 def test_the_command_says_it_in_json_and_by_its_exit_code(monkeypatch, tmp_path):

@@ -24,6 +24,9 @@ class Inbox:
         self.name = f"m{uuid4().hex[:8]}"
 
     def register(self):
+        return self.look().registered
+
+    def look(self):
         return register_arrivals(self.address, self.name, Silent())
 
     def versions(self):
@@ -107,6 +110,48 @@ def test_what_cannot_be_an_onnx_file_is_left_aside_unread(inbox, capsys):
         os.truncate(file.fileno(), (2 << 30) + 1)
     assert inbox.register() == []
     assert "huge.onnx: 2147483649 B, more than an ONNX file can have" in capsys.readouterr().err
+
+
+def test_a_name_is_only_a_name(inbox, monkeypatch, capsys):
+    """Who may put a file there may not read the environment, nor stop the others."""
+    monkeypatch.setenv("TEMPER_TESTS_SECRET", "hunter2")
+    for key in ("${TEMPER_TESTS_SECRET}.onnx", "price$UNSET.onnx", "~.onnx", "a b%41.onnx"):
+        inbox.put(key, key.encode())
+    assert inbox.look() == ([1, 2, 3, 4], [])
+    assert {download(f"models:/{inbox.name}/{n}").decode() for n in (1, 2, 3, 4)} == {
+        "${TEMPER_TESTS_SECRET}.onnx",
+        "price$UNSET.onnx",
+        "~.onnx",
+        "a b%41.onnx",
+    }
+    said = "".join(str(found.tags) for found in inbox.versions()) + "".join(capsys.readouterr())
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("inbox", ["folder"], indirect=True)
+def test_a_link_is_not_followed(inbox, tmp_path, capsys):
+    (tmp_path / "secret").write_text("of this machine")
+    Path(inbox.address, "x.onnx").symlink_to(tmp_path / "secret")
+    assert inbox.look() == ([], [])
+    assert "x.onnx: a link, expected a file" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_stops_no_other(inbox, monkeypatch):
+    inbox.put("a.onnx", b"unreadable")
+    inbox.put("b.onnx", b"good")
+    real = Path.read_bytes
+
+    def read(path):
+        data = real(path)
+        if data == b"unreadable":
+            raise PermissionError(13, "Permission denied", str(path))
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read)  # the tests may run as root
+    registered, [why] = inbox.look()
+    assert registered == [1]
+    assert why.endswith("a.onnx: cannot be read (Permission denied)")
+    assert download(f"models:/{inbox.name}/1") == b"good"
 
 
 @pytest.mark.parametrize("address", ["nowhere", "file:///nowhere", "https://host/models"])
