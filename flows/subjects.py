@@ -1,7 +1,7 @@
 """The exported files that a run evaluates: the control, every candidate, the reigning champion."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from defenses import DEFENSES
 from defenses.declaration import declaration
@@ -13,6 +13,8 @@ from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
 
 CONTROL_DUE: tuple[Kind, ...] = ("white-box", "gradient-free")
+
+Key = TypeVar("Key", bound=Hashable)
 
 Role = Literal["control", "candidate", "champion"]
 
@@ -207,6 +209,6 @@ def _export_label(chain: str, labels: dict[str, str]) -> str:
     return f"{labels[chain]}: export" if chain in labels else "float parent: export"
 
 
-def gather(started: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+def gather(started: Iterable[tuple[Key, Result]]) -> dict[Key, Any]:
     """Wait for all: first every step is handed out, then the results are gathered."""
     return {name: result.result() for name, result in list(started)}
