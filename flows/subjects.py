@@ -9,6 +9,7 @@ from flows.config import Config
 from hardening.evidence import Kind
 from hardening.spec import Spec, resolve
 from tasks.models import defend, export_file, fetch_onnx, fetch_weights, train_control
+from tasks.settings import train_processes
 from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
 
@@ -154,6 +155,7 @@ def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Out
         model=model,
         training_options=config.training or {},
         seed=config.seed,
+        processes=train_processes(),
         **normalisation,
     ).result()
 
@@ -174,6 +176,7 @@ def _harden(config: Config, go: Runner, control: Outputs, data: Outputs) -> dict
                     defense=chain[depth - 1],
                     threat=config.threat,
                     seed=config.seed,
+                    processes=train_processes() if _trains(chain[depth - 1]) else 1,
                 )
         models |= gather(started.items())
     return models

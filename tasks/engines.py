@@ -8,6 +8,7 @@ code and the same store, nothing else, and a step whose worker is lost runs agai
 
 import importlib
 import socket
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from functools import cache
@@ -181,7 +182,8 @@ def _ray(address: str) -> Any:
     except ModuleNotFoundError as error:
         raise _missing("ray", error) from error
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings(action="ignore"):  # it warns of what it then raises
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreachable(address, error) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

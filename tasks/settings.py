@@ -27,6 +27,9 @@ RUNNER = "TEMPER_RUNNER"
 STEP_GPUS = "TEMPER_STEP_GPUS"
 """GPUs that a step on a cluster asks for, perhaps a fraction of one; default 0."""
 
+TRAIN_PROCESSES = "TEMPER_TRAIN_PROCESSES"
+"""Processes of one machine that train a model together, one for each of its GPUs; default 1."""
+
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
 """Largest file that is downloaded over https, bytes; default 20 GiB."""
 
@@ -124,6 +127,15 @@ def step_gpus() -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text):
         raise ConfigError(f"{STEP_GPUS}: got {text!r}, expected a number, 0 or more")
     return float(text)
+
+
+def train_processes() -> int:
+    """How many processes train a model together.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    return _positive(TRAIN_PROCESSES, 1)
 
 
 def open_limits() -> tuple[int, int]:

@@ -26,6 +26,7 @@ from hardening.spec import Record
 from tasks import console
 from tasks.code import code_digest, library_versions, processor
 from tasks.engines import Done, Work, elsewhere
+from tasks.launch import PROCESSES, launch
 from tasks.settings import cluster, store_uri
 from tasks.store import Artifact, Store, open_store
 
@@ -143,7 +144,10 @@ class Step:
         if (known := store.lookup(key)) is not None:
             return Done(known, "")
         run = Run(store, key, work.label, say)
-        made = self.function(run, *work.inputs, **work.settings)
+        if work.settings.get(PROCESSES, 1) > 1:
+            made, run.last = launch(work, key, say)
+        else:
+            made = self.function(run, *work.inputs, **work.settings)
         outputs = {name: store.put(data) for name, data in made.items()}
         store.record(key, outputs, {"step": self.name, "seconds": run.seconds})
         store.drop_checkpoint(key)

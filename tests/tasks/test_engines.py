@@ -57,14 +57,14 @@ def test_the_environment_says_where_steps_run(monkeypatch, said, found):
 )
 def test_what_is_no_address_is_refused(monkeypatch, said):
     monkeypatch.setenv("TEMPER_RUNNER", said)
-    with pytest.raises(ConfigError, match="^TEMPER_RUNNER: got .*, expected threads, dask://HOST"):
+    with pytest.raises(ConfigError, match=r"^TEMPER_RUNNER: got .*, expected threads, dask://HOST"):
         cluster()
 
 
 @pytest.mark.parametrize("said", ["-1", "one", "nan", "1e3"])
 def test_a_number_of_gpus_is_a_number(monkeypatch, said):
     monkeypatch.setenv("TEMPER_STEP_GPUS", said)
-    with pytest.raises(ConfigError, match="^TEMPER_STEP_GPUS: got"):
+    with pytest.raises(ConfigError, match=r"^TEMPER_STEP_GPUS: got"):
         step_gpus()
 
 
@@ -80,7 +80,7 @@ def test_a_cluster_that_does_not_answer_costs_seconds(monkeypatch, store):
     pytest.importorskip("distributed")
     monkeypatch.setattr(engines, "PATIENCE", 1)
     monkeypatch.setenv("TEMPER_RUNNER", "dask://127.0.0.1:1")
-    with pytest.raises(ServiceError, match="^TEMPER_RUNNER: tcp://127.0.0.1:1 does not answer"):
+    with pytest.raises(ServiceError, match=r"^TEMPER_RUNNER: tcp://127.0.0.1:1 does not answer"):
         engines.check()
 
 
@@ -99,13 +99,13 @@ def test_a_worker_that_sees_another_store_is_refused(tmp_path, store):
     probe = store.put(b"temper")
     mine = engines._likeness(engines.__name__)
     engines.find(store.uri, probe, mine)
-    with pytest.raises(ServiceError, match="^TEMPER_STORE: got .*, expected a folder that all"):
+    with pytest.raises(ServiceError, match=r"^TEMPER_STORE: got .*, expected a folder that all"):
         engines.find((tmp_path / "other").as_uri(), probe, mine)
 
 
 def test_what_a_step_raises_there_is_raised_here(pickled, store):
     lost = Artifact(uri=f"{store.uri}/x", sha256="0" * 64, size=1)
-    with pytest.raises(DigestError, match="is missing, expected 1 B$"):
+    with pytest.raises(DigestError, match=r"is missing, expected 1 B$"):
         choose_images._run("choose", (lost,), {"images": 3, "seed": 0})
     assert pickled == ["tcp://there:1"]
 
