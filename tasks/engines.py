@@ -7,6 +7,7 @@ code and the same store, nothing else, and a step whose worker is lost runs agai
 """
 
 import importlib
+import logging
 import socket
 import warnings
 from collections.abc import Callable, Mapping
@@ -135,7 +136,7 @@ def _host() -> str:
 def _on_dask(address: str, function: Callable[..., Any], *arguments: Any) -> Any:
     client, gpus = _dask(address), settings.step_gpus()
     from distributed import KilledWorker  # noqa: PLC0415
-    from distributed.comm import CommClosedError  # noqa: PLC0415
+    from distributed.comm.core import CommClosedError  # noqa: PLC0415
 
     resources = {"GPU": gpus} if gpus else None
     future = client.submit(function, *arguments, pure=False, resources=resources)
@@ -183,7 +184,7 @@ def _ray(address: str) -> Any:
         raise _missing("ray", error) from error
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns of what it then raises
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreachable(address, error) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
