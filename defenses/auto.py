@@ -12,6 +12,7 @@ from defenses.augment import Augmentation
 from defenses.declaration import declares
 from defenses.n_fgsm import n_fgsm
 from defenses.pace import measure
+from defenses.ranks import agreed
 from defenses.rules import Choice, Pace, batch_size, choose
 from defenses.trades import trades
 from defenses.training import Loop
@@ -90,7 +91,7 @@ def auto(
     """
     kept = log.restore()
     if kept is None:
-        choice = _choose(model, data, threat, budget)
+        choice = agreed(_choose(model, data, threat, budget))
     else:
         choice = Choice.model_validate_json(kept.tensors[CHOICE].numpy().tobytes())
     log.chose(choice.text)

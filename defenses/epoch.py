@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from defenses.augment import AUGMENTATIONS
 from defenses.guards import Guard, overfitting
 from defenses.loop import Constraint, Loop, Loss
+from defenses.ranks import agreed, check_alike, combine, own_draws, rank, share
 from defenses.schedule import one_cycle, ramp
 from defenses.scores import Score
 from defenses.trainee import Trainee
@@ -69,17 +70,18 @@ def run_epoch(trainee: Trainee, task: Task, advance: Progress) -> bool:
         TrainingFailed: At full eps and in the second half the model is of no use.
         BrokenPromise: No weight changed.
     """
-    with seeded(draw_seed(task.rng)):
+    with seeded(draw_seed(task.rng) + rank()):
         values = {"loss": _pass(trainee, task, advance)}
         trainee.epoch += 1
         done = trainee.epoch * task.steps // task.loop.epochs
         full = task.threat is None or task.ramp(done - 1, trainee.caution) == 1
         competes = full or trainee.epoch == task.loop.epochs
-        trouble = _trouble(trainee, task, full=full)
+        trouble = agreed(_trouble(trainee, task, full=full))
+        check_alike(trainee.model)
         if trouble and competes and done >= PATIENCE * task.steps:
             raise TrainingFailed(trouble)
         if competes and not trouble:
-            values["score"] = trainee.compete(task.score(trainee.average, task.validation))
+            values["score"] = trainee.compete(agreed(task.score(trainee.average, task.validation)))
     task.log.metrics(trainee.epoch, values)
     return not trouble
 
@@ -112,7 +114,9 @@ def _pass(trainee: Trainee, task: Task, advance: Progress) -> float:
             part = task.train.take(batches[index // loop.replays])
             x, y = augment(part.floats(), rng), part.labels
         now = task.threat and task.threat.scaled(task.ramp(step, trainee.caution))
-        losses.append(backward(trainee.model, task.loss, x, y, now, loop))
+        with own_draws(rng):
+            mine = backward(trainee.model, task.loss, share(x), share(y), now, loop)
+        losses.append(combine(trainee.model, mine, len(share(y)) / len(y)))
         rate = loop.learning_rate * trainee.caution * one_cycle(step, total)
         trainee.step(rate, loop.ema, step, task.constrain)
         if len(losses) == LOOK or index + 1 == steps:
@@ -126,7 +130,12 @@ def _pass(trainee: Trainee, task: Task, advance: Progress) -> float:
 def backward(
     model: nn.Module, loss: Loss, x: Tensor, y: Tensor, threat: ThreatModel | None, loop: Loop
 ) -> Tensor:
-    """Add the gradient of the mean loss of a batch to the parameters'; returns that mean."""
+    """Add the gradient of the mean loss of a batch to the parameters'; returns that mean.
+
+    A batch of none, a process's share of a very small one, adds nothing.
+    """
+    if not len(y):
+        return x.new_zeros(())
     parts = max(1, min(loop.accumulate, len(y) // 2))
     total = x.new_zeros(())
     for images, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):

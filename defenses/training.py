@@ -11,12 +11,13 @@ from defenses.dial import keep_clean
 from defenses.epoch import Task, run_epoch
 from defenses.guards import Guard, collapse
 from defenses.loop import Constraint, Loop, Loss
+from defenses.ranks import together
 from defenses.scores import Score
 from defenses.trainee import Trainee
 from hardening.data import Labelled, TrainingData
 from hardening.deployment.trainable import Trainable
 from hardening.deployment.twin import Twin
-from hardening.errors import DataError, ModelError, NumericsError, TrainingFailed
+from hardening.errors import ConfigError, DataError, ModelError, NumericsError, TrainingFailed
 from hardening.log import Log
 from hardening.threat import ThreatModel
 
@@ -49,6 +50,8 @@ def fit(
     An epoch competes for the best `score` on validation images once eps has reached its full size.
     A training that fails goes on from its last good epoch with half the learning rate and half the
     share of steps at full eps; when that has not helped, it ends with the best epoch it has.
+    Of several processes, see `defenses.ranks`, each computes on its part of every batch, as
+    `accumulate` cuts it, with random starts of its own; all return the same model.
 
     Args:
         memory: Tensors that the loss changes in place, part of every checkpoint.
@@ -62,7 +65,13 @@ def fit(
         TrainingFailed: No epoch at full eps gave a model that does more than predict one class, or
             withstands more than one step.
         BrokenPromise: The model did not change, or `keep_clean` cannot be had.
+        ConfigError: There are several processes, and a memory that each would keep for itself.
     """
+    if memory and together() > 1:
+        raise ConfigError(
+            f"training: got {together()} processes, expected 1 for a defense that carries numbers "
+            "from batch to batch"
+        )
     given = Trainable(model.data) if isinstance(model, Twin) else model
     device = _device(given)
     _check_images(data)

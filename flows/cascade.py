@@ -1,7 +1,7 @@
 """Attack after attack on what still stands; the files of a run side by side."""
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, product
 
 from attacks.profiles import PROFILES, AttackSpec, Profile, in_order, labels
 from attacks.registry import ATTACKS
@@ -64,43 +64,43 @@ def cascade(
     seen: dict[str, Outputs],
     twinless: Twinless,
     images: Artifact,
-    shard: list[int],
-) -> dict[str, list[Outputs]]:
-    """Attack after attack on one shard; the files side by side."""
+    shards: Sequence[list[int]],
+) -> dict[str, list[list[Outputs]]]:
+    """Attack after attack on what stands; the files and their shards side by side.
+
+    Returns:
+        For each file and shard, what each attack left.
+    """
     blind = [file for file, _ in twinless]
     waiting = {subject.name: entries(config, subject, subjects, blind) for subject in subjects}
-    done: dict[str, list[Outputs]] = {subject.name: [] for subject in subjects}
+    done: dict[str, list[list[Outputs]]] = {s.name: [[] for _ in shards] for s in subjects}
     for turn in count():
-        started: list[tuple[str, Result]] = []
-        for subject in subjects:
+        started: list[tuple[tuple[str, int], Result]] = []
+        for subject, (place, shard) in product(subjects, enumerate(shards)):
             if turn >= len(waiting[subject.name]):
                 continue
             name, spec, sources = waiting[subject.name][turn]
-            before = done[subject.name][-1] if turn else seen[subject.name]
+            before = done[subject.name][place][-1] if turn else seen[subject.name]
             part = "" if shard[0] == 0 and shard[1] >= config.evaluation.images else f" {shard}"
-            started.append(
-                (
-                    subject.name,
-                    go(
-                        attack_file,
-                        f"{subject.name}: {name}{part}",
-                        subject.onnx,
-                        why_no_twin(twinless, subject.onnx),
-                        sources,
-                        images,
-                        before["standing"],
-                        name=name,
-                        attack=spec,
-                        shard=shard,
-                        threat=config.attack_threat,
-                        seed=config.seed,
-                    ),
-                )
+            result = go(
+                attack_file,
+                f"{subject.name}: {name}{part}",
+                subject.onnx,
+                why_no_twin(twinless, subject.onnx),
+                sources,
+                images,
+                before["standing"],
+                name=name,
+                attack=spec,
+                shard=shard,
+                threat=config.attack_threat,
+                seed=config.seed,
             )
+            started.append(((subject.name, place), result))
         if not started:
             return done
-        for label, outputs in gather(started).items():
-            done[label].append(outputs)
+        for (label, place), outputs in gather(started).items():
+            done[label][place].append(outputs)
     raise AssertionError("count() does not end")
 
 

@@ -11,7 +11,7 @@ from flows.sources import find_sources
 from flows.validate import cautions, validate
 from hardening.errors import ChampionChanged
 from hardening.evidence import RunEvidence
-from tasks import tracking
+from tasks import engines, tracking
 from tasks.console import ConsoleLog, say
 from tasks.publish import Published, check_output, publish, read_all, write_folder
 from tasks.settings import store_uri, workers
@@ -53,6 +53,7 @@ def harden_config(config: Config, output: Path, version_of: int | None = None) -
         say(text)
     check_output(output)
     tracking.probe()
+    engines.check()
     for _ in range(ROUNDS - 1):
         try:
             return _compare(config, output, version_of)

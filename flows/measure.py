@@ -1,7 +1,8 @@
 """What is measured on every exported file, and in which order.
 
-inspect -> for each shard of images: attack after attack on what still stands -> (decided?)
-        -> curve, nearest images, alarms, surveys, certificates -> latency, one file at a time
+inspect -> attack after attack on what still stands, the shards side by side; one after the other
+        where a decision may end it -> curve, nearest images, alarms, surveys, certificates
+        -> latency, one file at a time
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,11 +59,13 @@ def measure(config: Config, go: Runner, subjects: list[Subject], images: Artifac
     if config.model.onnx is not None:
         go(check_answers, "control: clean accuracy", seen["control"]["seen"], images).result()
     attacks: dict[str, list[list[Outputs]]] = {subject.name: [] for subject in subjects}
-    decision = None
-    for shard in shards(config):
-        for name, done in cascade(config, go, subjects, seen, twinless, images, shard).items():
-            attacks[name].append(done)
-        decision = _decide(config, go, subjects, seen, attacks, shard)
+    decision, parts = None, list(shards(config))
+    # A decision between two shards must know the first before the second costs anything.
+    waves = [parts] if config.evaluation.early_decision is None else [[part] for part in parts]
+    for wave in waves:
+        for name, done in cascade(config, go, subjects, seen, twinless, images, wave).items():
+            attacks[name] += done
+        decision = _decide(config, go, subjects, seen, attacks, wave[-1])
         if decision is not None:
             break
     others = _others(config, go, subjects, seen, twinless, attacks, images)

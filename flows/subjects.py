@@ -1,7 +1,7 @@
 """The exported files that a run evaluates: the control, every candidate, the reigning champion."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from defenses import DEFENSES
 from defenses.declaration import declaration
@@ -9,10 +9,13 @@ from flows.config import Config
 from hardening.evidence import Kind
 from hardening.spec import Spec, resolve
 from tasks.models import defend, export_file, fetch_onnx, fetch_weights, train_control
+from tasks.settings import train_processes
 from tasks.step import Located, Outputs, Result, Runner
 from tasks.store import Artifact
 
 CONTROL_DUE: tuple[Kind, ...] = ("white-box", "gradient-free")
+
+Key = TypeVar("Key", bound=Hashable)
 
 Role = Literal["control", "candidate", "champion"]
 
@@ -152,6 +155,7 @@ def _control(config: Config, go: Runner, sources: Sources, data: Outputs) -> Out
         model=model,
         training_options=config.training or {},
         seed=config.seed,
+        processes=train_processes(),
         **normalisation,
     ).result()
 
@@ -172,6 +176,7 @@ def _harden(config: Config, go: Runner, control: Outputs, data: Outputs) -> dict
                     defense=chain[depth - 1],
                     threat=config.threat,
                     seed=config.seed,
+                    processes=train_processes() if _trains(chain[depth - 1]) else 1,
                 )
         models |= gather(started.items())
     return models
@@ -207,6 +212,6 @@ def _export_label(chain: str, labels: dict[str, str]) -> str:
     return f"{labels[chain]}: export" if chain in labels else "float parent: export"
 
 
-def gather(started: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+def gather(started: Iterable[tuple[Key, Result]]) -> dict[Key, Any]:
     """Wait for all: first every step is handed out, then the results are gathered."""
     return {name: result.result() for name, result in list(started)}

@@ -15,6 +15,7 @@ from hardening.data import DATASETS
 from hardening.errors import ConfigError
 from hardening.models import MODELS
 from hardening.spec import Spec, look_up, resolve, suggest
+from tasks.settings import TRAIN_PROCESSES, train_processes
 
 NEED_PATH = ("npz", "folder")
 """Datasets that are nowhere unless the user says where."""
@@ -27,6 +28,9 @@ LAST = ("quantization", "quantization_aware", "compression", "half_precision")
 
 ROUNDING = ("jpeg", "bit_depth")
 """Defenses that pass no gradient to the pixels, until a file is made of them."""
+
+ALONE = ("free", "fast_bat", "extreme_norm")
+"""Defenses that carry numbers from batch to batch: several processes would each have their own."""
 
 UNLED = (
     "quantization",
@@ -120,6 +124,11 @@ def _validate_chain(name: str, chain: list[Spec], *, file: bool) -> None:
     for index, defense in enumerate(chain):
         where = f"candidates.{name}.{index}"
         resolve(look_up(DEFENSES, defense.name, where), defense.params, where)
+        if defense.name in ALONE and train_processes() > 1:
+            raise ConfigError(
+                f"{where}: got {defense.name} with {TRAIN_PROCESSES}={train_processes()}, expected "
+                "1: it carries numbers from batch to batch"
+            )
         last = defense.name in LAST or declaration(DEFENSES[defense.name]).ships
         if last and index + 1 < len(chain):
             raise ConfigError(

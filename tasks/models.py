@@ -48,6 +48,7 @@ def train_control(
     std: list[float] | None,
     training_options: dict[str, JsonValue],
     seed: int,
+    processes: int,  # noqa: ARG001  they are started before this, each of them is told of 1
 ) -> dict[str, bytes]:
     """Train the unhardened baseline; normalised by the training images unless told otherwise."""
     data = read_training(run, training)
@@ -126,6 +127,7 @@ def defend(
     defense: Spec,
     threat: ThreatModel,
     seed: int,
+    processes: int,  # noqa: ARG001  as above
 ) -> dict[str, bytes]:
     """Apply one defense to a model."""
     function = bind(DEFENSES, defense, "candidates")

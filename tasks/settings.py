@@ -1,9 +1,11 @@
 """The environment variables that Temper reads, in one place."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from hardening.errors import ConfigError
 
@@ -17,7 +19,16 @@ SERVER_LINGER = "TEMPER_SERVER_LINGER"
 """Seconds that our own Prefect server outlives its last user; default 20."""
 
 WORKERS = "TEMPER_WORKERS"
-"""Steps at a time; default 1."""
+"""Steps at a time; default 1, and 64 on a cluster, which has a queue of its own."""
+
+RUNNER = "TEMPER_RUNNER"
+"""Where steps run: `threads` of this process (default), or the address of a cluster."""
+
+STEP_GPUS = "TEMPER_STEP_GPUS"
+"""GPUs that a step on a cluster asks for, perhaps a fraction of one; default 0."""
+
+TRAIN_PROCESSES = "TEMPER_TRAIN_PROCESSES"
+"""Processes of one machine that train a model together, one for each of its GPUs; default 1."""
 
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
 """Largest file or folder that is downloaded over https or from S3, bytes; default 20 GiB."""
@@ -52,13 +63,21 @@ QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what fails is told by the command, once
     "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_COLORS": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
-"""Defaults that keep Prefect and MLflow calm and at home; what the user has set wins."""
+"""Defaults that keep Prefect, Ray and MLflow calm and at home; what the user has set wins."""
+
+
+class Cluster(NamedTuple):
+    """A cluster whose workers run the steps; `address` is what its engine calls it."""
+
+    engine: Literal["dask", "ray"]
+    address: str
 
 
 def home() -> Path:
@@ -77,7 +96,49 @@ def workers() -> int:
     Raises:
         ConfigError: The environment says something else than a positive number.
     """
-    return _positive(WORKERS, 1)
+    return _positive(WORKERS, 1 if cluster() is None else 64)
+
+
+def cluster() -> Cluster | None:
+    """The cluster that steps run on; None when they run in threads of this process.
+
+    Raises:
+        ConfigError: The environment says neither `threads` nor the address of a cluster.
+    """
+    text = os.environ.get(RUNNER) or "threads"
+    if text == "threads":
+        return None
+    found = re.fullmatch(r"(dask|dask\+tls|ray)://([^/\s:]+|\[[0-9a-f:]+\]):(\d{1,5})", text)
+    if not found or not 0 < int(found[3]) < 1 << 16:
+        raise ConfigError(
+            f"{RUNNER}: got {text!r}, expected threads, dask://HOST:PORT, dask+tls://HOST:PORT or "
+            "ray://HOST:PORT"
+        )
+    scheme, place = found[1], f"{found[2]}:{found[3]}"
+    if scheme == "ray":
+        return Cluster("ray", f"ray://{place}")
+    return Cluster("dask", f"{'tls' if scheme == 'dask+tls' else 'tcp'}://{place}")
+
+
+def step_gpus() -> float:
+    """GPUs that a step on a cluster asks for.
+
+    Raises:
+        ConfigError: The environment says something else than a number that is not negative.
+    """
+    text = os.environ.get(STEP_GPUS) or "0"
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ConfigError(f"{STEP_GPUS}: got {text!r}, expected a number, 0 or more")
+    return float(text)
+
+
+def train_processes() -> int:
+    """How many processes train a model together.
+
+    Raises:
+        ConfigError: The environment says something else than a positive number.
+    """
+    return _positive(TRAIN_PROCESSES, 1)
 
 
 def open_limits() -> tuple[int, int]:

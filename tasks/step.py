@@ -25,7 +25,9 @@ from hardening.log import Checkpoint, Progress
 from hardening.spec import Record
 from tasks import console
 from tasks.code import code_digest, library_versions, processor
-from tasks.settings import store_uri
+from tasks.engines import Done, Work, elsewhere
+from tasks.launch import PROCESSES, launch
+from tasks.settings import cluster, store_uri
 from tasks.slot import slot
 from tasks.store import Artifact, Store, open_store
 
@@ -57,8 +59,10 @@ class Runner(Protocol):
 class Run:
     """What a step's function gets: the store to read from, and a log that can resume."""
 
-    def __init__(self, store: Store, key: str, label: str) -> None:
-        self.store, self.key, self.label = store, key, label
+    def __init__(
+        self, store: Store, key: str, label: str, say: Callable[[str], None] = console.say
+    ) -> None:
+        self.store, self.key, self.label, self.say = store, key, label, say
         self.started = time.monotonic()
         self.earlier = 0.0
         self.last = ""
@@ -75,7 +79,7 @@ class Run:
 
     def line(self, text: str) -> None:
         """Say one thing that a reader of the log needs to know."""
-        console.say(f"  {self.label}: {text}")
+        self.say(f"  {self.label}: {text}")
 
     def chose(self, text: str) -> None:
         """Say what was chosen for the user, and why, and keep it for the step's facts."""
@@ -143,18 +147,30 @@ class Step:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _run(self, label: str, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
-        store, key = _store(store_uri()), self.key(inputs, settings)
+    def perform(self, work: Work, say: Callable[[str], None]) -> Done:
+        """Do it in this process, or find it done; what it tells goes to `say`."""
+        store, key = _store(work.store), self.key(work.inputs, work.settings)
         if (known := store.lookup(key)) is not None:
-            console.say(f"{label}: cached")
-            return Completed(name="Cached", data=known)
-        run = Run(store, key, label)
-        made = self.function(run, *inputs, **settings)
+            return Done(known, "")
+        run = Run(store, key, work.label, say)
+        if work.settings.get(PROCESSES, 1) > 1:
+            made, run.last = launch(work, key, say)
+        else:
+            made = self.function(run, *work.inputs, **work.settings)
         outputs = {name: store.put(data) for name, data in made.items()}
         store.record(key, outputs, {"step": self.name, "seconds": run.seconds})
         store.drop_checkpoint(key)
-        console.say(f"{label}: done in {run.seconds:.1f} s{run.last}")
-        return outputs
+        return Done(outputs, f"done in {run.seconds:.1f} s{run.last}")
+
+    def _run(self, label: str, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        work = Work(self.function.__module__, self.name, label, inputs, settings, store_uri())
+        # What lies on this machine's disk is read here.
+        if any(isinstance(given, Located) for given in inputs) or (where := cluster()) is None:
+            done = self.perform(work, console.say)
+        else:
+            done = elsewhere(where, work)
+        console.say(f"{label}: {done.told or 'cached'}")
+        return done.outputs if done.told else Completed(name="Cached", data=done.outputs)
 
 
 def step(function: Callable[..., dict[str, bytes]]) -> Step:
