@@ -11,9 +11,9 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from hardening.errors import ServiceError
-from tasks.doctor_services import KEYS
 from tasks.finding import Finding, well, wrong
 from tasks.mlflow_client import TRACKING, is_server, mlflow_client, probe, shown, tracking_uri
+from tasks.s3_failures import KEYS
 from tasks.settings import PREFECT_API, STORE, WEBHOOK_SECRET, environment, store_uri
 
 if TYPE_CHECKING:
