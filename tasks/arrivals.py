@@ -11,7 +11,7 @@ from hardening.errors import ModelError
 from hardening.spec import Record
 from tasks.mlflow_client import mlflow_client
 from tasks.publish import Published
-from tasks.registry import RECIPE
+from tasks.tags import RECIPE
 from tasks.versions import VERDICT, Registered, every, get, model
 
 HARDENING = "temper.hardening"

@@ -17,7 +17,6 @@ from hardening.spec import Record
 from hardening.verdict import Gate, Verdict, missing_attacks
 from tasks import artifacts, events, registry, tracking
 from tasks.store import Artifact, Store
-from tasks.versions import CHAMPION
 
 
 class Published(Record):
@@ -104,14 +103,14 @@ def publish(
                 register_as, version_of, winner, run, verdict, evidence.sha256
             )
         else:
-            registered = registry.made_again(register_as, winner, run) or registry.register(
+            registered = registry.made_again(
+                register_as, winner, run, verdict
+            ) or registry.register(
                 logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
             )
         version, aliases = registered.version, list(registered.aliases)
     if not verdict.passed:
         events.tell(events.refused(run.name, evidence.sha256, verdict.reason))
-    elif register_as and version and verdict.promote and CHAMPION in aliases:
-        events.tell(events.promoted(register_as, version, verdict.reason))
     report = folder / "report.html"
     artifacts.publish(
         run.name,

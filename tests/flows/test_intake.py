@@ -14,8 +14,8 @@ from flows.intake import intake
 from tasks.arrivals import due, look
 from tasks.inbox import SOURCE
 from tasks.mlflow_client import mlflow_client
-from tasks.registry import RECIPE
 from tasks.settings import LEASE
+from tasks.tags import RECIPE
 from tasks.versions import VERDICT, every
 
 QUICK = {

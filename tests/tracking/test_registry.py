@@ -3,7 +3,8 @@ import threading
 import pytest
 
 from hardening.errors import BrokenPromise, DigestError, ModelError
-from tasks.registry import RECIPE, champion, download, recipe, register
+from tasks.registry import champion, download, register
+from tasks.tags import RECIPE, recipe
 from tasks.tracking import log_run
 from tasks.versions import VERDICT, every
 
