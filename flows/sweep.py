@@ -10,7 +10,7 @@ from flows.intake import take_in
 from flows.promote import challenge, registered_name
 from flows.validate import validate
 from hardening.errors import BrokenPromise, HardeningError
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.arrivals import Swept, waiting
 from tasks.console import ConsoleLog, say
 from tasks.inbox import register_arrivals
@@ -21,8 +21,9 @@ from tasks.settings import workers
 def sweep(config: str, output: str = "runs") -> Swept:
     """Take in whatever arrived and was not announced, or not handled to its end; for a schedule.
 
-    1. register every new file under the configuration's intake.source as a version
-    2. take in every version without a verdict, the oldest first, as `intake` does
+    1. finish what a promoter left undone that was killed
+    2. register every new file under the configuration's intake.source as a version
+    3. take in every version without a verdict, the oldest first, as `intake` does
 
     A version that fails does not stop the others; the flow fails when all were tried.
 
@@ -43,6 +44,7 @@ def sweep_config(config: Config, output: Path) -> Swept:
     name = registered_name(config)
     validate(config)
     validate(challenge(config, 1))
+    registry.settle(name)
     registered: list[int] = []
     if config.intake.source is not None:
         registered = register_arrivals(config.intake.source, name, ConsoleLog())

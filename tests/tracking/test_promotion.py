@@ -1,6 +1,5 @@
 """Many promoters at once, some of them killed: the best version that passes is champion."""
 
-import json
 import os
 import random
 import signal
@@ -15,49 +14,11 @@ import pytest
 
 from hardening.errors import BrokenPromise, ModelError
 from tasks import champion
-from tasks.champion import HEAD, follow, look, reigning, since
-from tasks.ledger import Ledger
+from tasks.champion import follow, look, reigning, since
 from tasks.promotion import promote, roll_back
-from tasks.settings import store_uri
-from tasks.store import open_ground
 from tasks.versions import CHAMPION, get
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def versions(client, name, tmp_path):
-    """Registers versions 1, 2, ... of the given qualities."""
-
-    def register(*qualities):
-        client.create_registered_model(name)
-        for quality in qualities:
-            tags = {"quality": str(quality), "temper.robust_accuracy": str(quality)}
-            client.create_model_version(name, tmp_path.as_uri(), tags=tags)
-
-    return register
-
-
-@pytest.fixture
-def crowned(client, name, versions):
-    """Makes versions 1, 2, ... champions, one after the other."""
-
-    def crown(count):
-        versions(*range(1, count + 1))
-        for version in range(1, count + 1):
-            promote(client, name, version, anybody, "better")
-
-    return crown
-
-
-@pytest.fixture
-def path_of(client, name):
-    """The place of an entry of the ledger in the store."""
-
-    def find(number):
-        return look(client, name).ledger._name(number)
-
-    return find
 
 
 def anybody(found):
@@ -194,14 +155,6 @@ def test_a_promoter_killed_before_it_moved_the_alias_is_helped_by_the_next(
     assert get(client, name, 3).tags["temper.replaces"] == "version 2"
 
 
-def test_looking_changes_nothing(client, name, crowned):
-    crowned(2)
-    client.set_registered_model_alias(name, CHAMPION, "1")
-
-    assert look(client, name).champion == 2
-    assert look(client, name).alias == 1
-
-
 def test_a_champion_of_before_the_ledger_is_its_first_entry(client, name, versions):
     versions(1, 2)
     client.set_registered_model_alias(name, CHAMPION, "1")
@@ -272,20 +225,6 @@ def test_there_is_no_rollback_from_the_first_champion(client, name, crowned):
         roll_back(client, name, "why")
 
 
-def test_an_alias_that_was_moved_by_hand_stops_everybody(client, name, crowned):
-    crowned(2)
-    client.create_model_version(name, "file:///nowhere")
-    client.set_registered_model_alias(name, CHAMPION, "3")
-
-    says = f"version 3 was made champion by hand, .* `temper rollback {name} --reason TEXT`"
-    for everybody in (reigning, follow):
-        with pytest.raises(BrokenPromise, match=says):
-            everybody(client, name)
-    with pytest.raises(BrokenPromise, match=says):
-        promote(client, name, 3, anybody, "better")
-    assert look(client, name).alias == 3
-
-
 @pytest.mark.parametrize(
     ("goal", "after"),
     [
@@ -304,90 +243,3 @@ def test_rollback_records_what_was_done_by_hand(client, name, crowned, goal, aft
 
     assert [(e.action, e.version, e.replaces) for e in check_chain(client, name)[2:]] == after
     assert reigning(client, name).version == after[-1][1]
-
-
-@pytest.mark.parametrize("changed", [0, 2], ids=["first", "last"])
-def test_an_entry_that_somebody_changed_is_noticed(client, name, crowned, path_of, changed):
-    crowned(3)
-    ground, place = open_ground(store_uri()), path_of(changed)
-    entry = json.loads(ground.read(place)) | {"version": 1, "reason": "never happened"}
-    ground.write(place, json.dumps(entry).encode())
-
-    says = "entry 1: .* somebody changed the past" if changed == 0 else "lacks the entry"
-    for everybody in (look, reigning, follow, since):
-        with pytest.raises(BrokenPromise, match=says):
-            everybody(client, name)
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2], ids=["first", "a hole", "last"])
-def test_an_entry_that_is_missing_is_noticed_and_nothing_follows_it(
-    client, name, crowned, path_of, missing
-):
-    crowned(3)
-    client.create_model_version(name, "file:///nowhere")
-    ground, place = open_ground(store_uri()), path_of(missing)
-    ground.delete(place)
-
-    for act in (
-        lambda: look(client, name),
-        lambda: promote(client, name, 4, anybody, "better"),
-        lambda: roll_back(client, name, "back"),
-    ):
-        with pytest.raises(BrokenPromise, match=r"lacks the entry .*: restore it from a backup"):
-            act()
-    assert ground.read(place) is None
-
-
-def test_a_promoter_in_another_store_is_refused_with_both_addresses(
-    client, name, versions, tmp_path, monkeypatch
-):
-    versions(50, 60)
-    ours, theirs = (tmp_path / "ours").as_uri(), (tmp_path / "theirs").as_uri()
-    monkeypatch.setenv("TEMPER_STORE", ours)
-    promote(client, name, 1, lambda found: found is None, "first")
-
-    monkeypatch.setenv("TEMPER_STORE", theirs)
-    says = f"in {theirs} lacks .*: set TEMPER_STORE to {ours}"
-    for act in (
-        lambda: promote(client, name, 2, lambda found: found.version == 1, "better"),
-        lambda: reigning(client, name),
-        lambda: look(client, name),
-    ):
-        with pytest.raises(BrokenPromise, match=says):
-            act()
-
-    monkeypatch.setenv("TEMPER_STORE", ours)
-    assert numbers(client, name) == [1]
-
-
-def test_a_ledger_that_moved_with_its_store_goes_on(client, name, versions, tmp_path, monkeypatch):
-    versions(1, 2)
-    monkeypatch.setenv("TEMPER_STORE", (tmp_path / "before").as_uri())
-    promote(client, name, 1, anybody, "first")
-    (tmp_path / "before").rename(tmp_path / "after")
-    monkeypatch.setenv("TEMPER_STORE", (tmp_path / "after").as_uri())
-
-    promote(client, name, 2, anybody, "better")
-
-    assert numbers(client, name) == [1, 2]
-    assert client.get_registered_model(name).tags[HEAD].endswith("/after")
-
-
-def test_a_model_that_was_deleted_and_registered_again_has_no_champion(client, name, crowned):
-    crowned(2)
-    client.delete_registered_model(name)
-    client.create_registered_model(name)
-    client.create_model_version(name, "file:///nowhere")
-
-    assert reigning(client, name) is None
-    follow(client, name)
-    assert look(client, name).alias is None
-    promote(client, name, 1, lambda found: found is None, "first")
-    assert [(e.version, e.replaces) for e in look(client, name).past] == [(1, None)]
-
-
-def test_models_with_like_names_have_ledgers_of_their_own(store):
-    ground = open_ground(store_uri())
-    names = {Ledger(ground, name, 7)._name(0) for name in ("a b", "a_b", "a.b", "é", "è")}
-
-    assert len(names) == 5
