@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from flows.claims import declared, training_passes
 from flows.config import Config
+from flows.declarations import declared, training_passes
 from flows.measure import Campaign, Measured, measure
 from flows.subjects import Sources, find_subjects, gather
 from hardening.spec import Spec

@@ -1,6 +1,7 @@
 """The commands about a registered model: what arrives, what is retrained, who is champion."""
 
 import argparse
+from importlib import import_module
 from typing import Any
 
 from flows.command import GATE_FAILED, PASSED, command
@@ -97,16 +98,8 @@ def _promote(options: argparse.Namespace) -> int:
     from flows.config import load
     from flows.promote import challenge
 
-    config = challenge(load(options.config), options.version)
-    from tasks import server
-
-    with server.begin() as api:
-        from flows.promote import promote
-        from flows.validate import validate
-
-        validate(config)
-        api.wait()
-        published = promote(str(options.config), options.version, str(options.output))
+    challenge(load(options.config), options.version)
+    published = _run("promote", options, options.version)
     from flows.console import show_run
 
     show_run(published, options.json)
@@ -114,32 +107,14 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _intake(options: argparse.Namespace) -> int:
-    from flows.config import load
-
-    load(options.config)  # before anything is started: a typing error costs two seconds
-    from tasks import server
-
-    with server.begin() as api:
-        from flows.intake import intake
-
-        api.wait()
-        taken = intake(str(options.config), options.version, str(options.output))
+    taken = _run("intake", options, options.version)
     from flows.console import show_taken
 
     return PASSED if show_taken([taken], taken if options.json else None) else GATE_FAILED
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from flows.config import load
-
-    load(options.config)
-    from tasks import server
-
-    with server.begin() as api:
-        from flows.sweep import sweep
-
-        api.wait()
-        swept = sweep(str(options.config), str(options.output))
+    swept = _run("sweep", options)
     from flows.console import show_taken
 
     return PASSED if show_taken(swept.taken, swept if options.json else None) else GATE_FAILED
@@ -162,19 +137,24 @@ def _due(options: argparse.Namespace) -> int:
 
 
 def _retrain(options: argparse.Namespace) -> int:
-    from flows.config import load
-
-    load(options.config)
-    from tasks import server
-
-    with server.begin() as api:
-        from flows.retrain import retrain
-
-        api.wait()
-        retrained = retrain(str(options.config), str(options.output))
+    retrained = _run("retrain", options)
     from flows.console import show_retrained
 
     return PASSED if show_retrained(retrained, options.json) else GATE_FAILED
+
+
+def _run(name: str, options: argparse.Namespace, *arguments: int) -> Any:
+    """What the flow `flows.NAME.NAME` returns, on a Prefect API that is there until it ends."""
+    from flows.config import load
+
+    load(options.config)  # before anything is started: a typing error costs two seconds
+    from tasks import server
+
+    with server.begin() as api:
+        # Prefect reads its settings when it is imported.
+        flow = getattr(import_module(f"flows.{name}"), name)
+        api.wait()
+        return flow(str(options.config), *arguments, str(options.output))
 
 
 def _history(options: argparse.Namespace) -> int:

@@ -18,10 +18,10 @@ from tasks.attempts import Attempts, Retrained, attempts
 from tasks.claims import claim
 from tasks.console import ConsoleLog, say
 from tasks.data import data_facts
-from tasks.registry import recipe
 from tasks.settings import lease, store_uri, workers
 from tasks.step import submit
 from tasks.store import open_ground, open_store
+from tasks.tags import recipe
 
 DAY = 24 * 3600.0
 """Seconds."""

@@ -7,6 +7,7 @@ from uuid import uuid4
 from flows.config import Config
 from flows.subjects import Role, Sources
 from hardening.deployment.contract import Contract
+from hardening.deployment.lineage import owed
 from hardening.deployment.opening import Opening
 from hardening.deployment.storage import precision
 from hardening.deployment.unstamped import unstamp
@@ -19,7 +20,7 @@ from tasks.fetch import fetch_file
 from tasks.foreign import check_foreign
 from tasks.settings import home
 from tasks.step import Located
-from tasks.store import Artifact, Store
+from tasks.store import Store
 
 REGISTRY_SCHEME = "models:/"
 
@@ -30,18 +31,16 @@ def find_sources(config: Config, store: Store, log: Log) -> Sources:
     Raises:
         InputError: One of them cannot be had, or is not what its digest promises.
     """
-    data, model, champion = (
-        find_data(config, log),
-        find_model(config, log),
-        _champion(config, store),
-    )
+    data, model, reigning = find_data(config, log), find_model(config, log), _champion(config)
+    champion = None if reigning is None else store.put(unstamp(reigning))
     files: dict[Role, bytes] = {}
     if model is not None and config.model.onnx is not None:
         files["control"] = Path(model.path).read_bytes()
-    if champion is not None:
-        files["champion"] = store.get(champion)
+    if reigning is not None:
+        files["champion"] = reigning
     int8 = (role for role, file in files.items() if precision(parse(file, role)) == "int8")
-    return Sources(data, model, champion, frozenset(int8))
+    due = {role: owed(file, role) for role, file in files.items()}
+    return Sources(data, model, champion, frozenset(int8), due)
 
 
 def find_data(config: Config, log: Log) -> Located:
@@ -93,7 +92,7 @@ def _located(uri: str, sha256: str, log: Log) -> Located:
     return Located(path=str(path), sha256=content_sha256(path))
 
 
-def _champion(config: Config, store: Store) -> Artifact | None:
+def _champion(config: Config) -> bytes | None:
     if config.registry is None:
         return None
     reigning = registry.champion(config.registry.name)
@@ -102,7 +101,7 @@ def _champion(config: Config, store: Store) -> Artifact | None:
     # By its version: the alias may move meanwhile, or lag behind the ledger.
     data = registry.download(reigning.uri)
     check_foreign(data, reigning.uri, Opening(contract=Contract()))
-    return store.put(unstamp(data))
+    return data
 
 
 def _check_file(file: Located, name: str, contract: Contract) -> None:
@@ -114,3 +113,4 @@ def _check_file(file: Located, name: str, contract: Contract) -> None:
     if (now := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DigestError(f"{file.path}: got sha256 {now} now, expected {file.sha256} as before")
     check_foreign(data, name, Opening(contract=contract))
+    owed(data, name)

@@ -1,6 +1,7 @@
 """The exported files that a run evaluates: the control, every candidate, the reigning champion."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from defenses import DEFENSES
@@ -23,13 +24,15 @@ Role = Literal["control", "candidate", "champion"]
 class Sources(NamedTuple):
     """What a run reads from outside, fetched and digested before anything starts.
 
-    `int8` are the roles of the ONNX files among it whose activations are rounded.
+    `int8` are the roles of the ONNX files among it whose activations are rounded, `due` the attacks
+    that are due against them because of the defenses that they were made with.
     """
 
     data: Located
     model: Located | None
     champion: Artifact | None
     int8: frozenset[Role] = frozenset()
+    due: Mapping[Role, tuple[Kind, ...]] = MappingProxyType({})
 
 
 class Subject(NamedTuple):
@@ -98,7 +101,7 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
                 name=name,
                 role="control" if name == "control" else "candidate",
                 defenses=chain,
-                due=_due(chain),
+                due=_due(chain, sources.due.get("control", ())),
                 onnx=made["onnx"],
                 parity=made["parity"],
                 parent=exports[_id(chain[:-1])]["onnx"] if _derived(chain) else None,
@@ -112,16 +115,17 @@ def find_subjects(config: Config, go: Runner, sources: Sources, data: Outputs) -
             )
         )
     if sources.champion is not None:
-        subjects.append(_champion(sources.champion, subjects))
+        owed = sources.due.get("champion", ())
+        subjects.append(_champion(sources.champion, owed, subjects))
     # What is made of an int8 file is one.
     origin = {"candidate": "control"}
     return [s._replace(expected_int8=origin.get(s.role, s.role) in sources.int8) for s in subjects]
 
 
-def _champion(file: Artifact, subjects: list[Subject]) -> Subject:
+def _champion(file: Artifact, owed: tuple[Kind, ...], subjects: list[Subject]) -> Subject:
     """The reigning file; one that this run makes again is attacked as that one is."""
     same = next((made for made in subjects if made.onnx == file), None)
-    due, parent = (same.due, same.parent) if same else (CONTROL_DUE, None)
+    due, parent = (same.due, same.parent) if same else (_due((), owed), None)
     trained = same is not None and same.trained
     return Subject(
         "champion", "champion", (), due, file, None, parent, (), trained=trained, module=file
@@ -182,10 +186,10 @@ def _harden(config: Config, go: Runner, control: Outputs, data: Outputs) -> dict
     return models
 
 
-def _due(chain: tuple[Spec, ...]) -> tuple[Kind, ...]:
-    """All kinds of attack that are due against a chain of defenses."""
+def _due(chain: tuple[Spec, ...], owed: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """All kinds of attack that are due against a chain of defenses, on a file that owes some."""
     declared = (declaration(DEFENSES[spec.name]).due for spec in chain)
-    return tuple(dict.fromkeys(kind for due in (CONTROL_DUE, *declared) for kind in due))
+    return tuple(dict.fromkeys(kind for due in (CONTROL_DUE, owed, *declared) for kind in due))
 
 
 def unshipped(chain: Sequence[Spec]) -> str:

@@ -12,7 +12,7 @@ from flows.intake import take_in
 from flows.promote import challenge, registered_name
 from flows.validate import validate
 from hardening.errors import BrokenPromise, HardeningError
-from tasks import tracking
+from tasks import registry, tracking
 from tasks.arrivals import Swept, Taken, Work, attempts, begin_attempt, end_attempts, waiting
 from tasks.claims import claim
 from tasks.console import ConsoleLog, say
@@ -25,8 +25,9 @@ from tasks.store import open_ground
 def sweep(config: str, output: str = "runs") -> Swept:
     """Take in whatever arrived and was not announced, or not handled to its end; for a schedule.
 
-    1. register every new file under the configuration's intake.source as a version
-    2. take in every version without a verdict, the oldest first, as `intake` does
+    1. finish what a promoter left undone that was killed
+    2. register every new file under the configuration's intake.source as a version
+    3. take in every version without a verdict, the oldest first, as `intake` does
 
     A file or version that fails does not stop the others; the flow fails when all were tried. The
     same version is tried again later and later, once a day in the end.
@@ -56,6 +57,7 @@ def sweep_config(config: Config, output: Path) -> Swept:
 
 
 def _sweep(config: Config, name: str, output: Path) -> Swept:
+    registry.settle(name)
     received, broken = Received([], []), None
     if config.intake.source is not None:
         try:

@@ -16,7 +16,7 @@ from hardening.spec import Record
 from tasks import events
 from tasks.mlflow_client import mlflow_client
 from tasks.publish import Published
-from tasks.registry import RECIPE
+from tasks.tags import RECIPE
 from tasks.versions import VERDICT, Registered, every, get, model
 
 HARDENING = "temper.hardening"

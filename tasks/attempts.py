@@ -1,13 +1,12 @@
 """What was made of a recipe before, and how old the champion is."""
 
-from datetime import datetime
 from typing import NamedTuple
 
 from hardening.spec import Record
+from tasks.champion import since
 from tasks.mlflow_client import mlflow_client
-from tasks.promotion import ledger_of
 from tasks.publish import Published
-from tasks.registry import MADE_AGAIN, RECIPE
+from tasks.tags import MADE_AGAIN, RECIPE
 from tasks.versions import VERDICT, every
 
 
@@ -18,7 +17,7 @@ class Attempts(NamedTuple):
         made: How many versions they left.
         last: When the last one did, seconds of the clock; None if there is none.
         data_known: Whether any version has a verdict on this state of the data.
-        champion_since: When the champion became it, by the ledger; None if there is none.
+        champion_since: When the champion became it, see `tasks.champion.since`.
     """
 
     made: int
@@ -38,7 +37,7 @@ def attempts(name: str, recipe: str, data: str) -> Attempts:
     """What the registry and the ledger know of `name`.
 
     Args:
-        recipe: See `tasks.registry.recipe`.
+        recipe: See `tasks.tags.recipe`.
         data: The digest of the data.
 
     Raises:
@@ -46,11 +45,11 @@ def attempts(name: str, recipe: str, data: str) -> Attempts:
     """
     with mlflow_client() as client:
         judged = [found for found in every(client, name) if VERDICT in found.tags]
+        reigns_since = since(client, name)
     made = [found for found in judged if found.tags.get(RECIPE) == recipe]
-    past = ledger_of(name).entries()
     return Attempts(
         made=len(made),
         last=max((max(v.created, float(v.tags.get(MADE_AGAIN, "0"))) for v in made), default=None),
         data_known=any(v.tags.get("temper.data") == data for v in judged),
-        champion_since=datetime.fromisoformat(past[-1].when).timestamp() if past else None,
+        champion_since=reigns_since,
     )

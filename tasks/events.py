@@ -4,11 +4,13 @@
     temper.model-version.refused    its file cannot be evaluated
     temper.hardening.due            a version that arrived waits for its candidates to be run
     temper.gate.refused             a run ended without meeting its gate
-    temper.model.promoted           a version became the champion
+    temper.model.promoted           a version became the champion, by promotion or rollback
 
 The id of an event follows from what it says: told twice, it is one event.
 """
 
+import asyncio
+import os
 from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -56,11 +58,11 @@ def refused(name: str, evidence: str, reason: str) -> dict[str, Any]:
     }
 
 
-def promoted(name: str, version: int, reason: str) -> dict[str, Any]:
-    """The event that version `version` became the champion of `name`; it does so only once."""
+def promoted(name: str, version: int, reason: str, entry: str) -> dict[str, Any]:
+    """The event that version `version` became the champion of `name`, by the ledger's `entry`."""
     return {
         "event": PROMOTED,
-        "id": _identity(PROMOTED, name, version),
+        "id": uuid5(NAMESPACE_URL, f"{PROMOTED}/{entry}"),
         "resource": {
             "prefect.resource.id": f"temper.model.{name}",
             "prefect.resource.name": name,
@@ -72,6 +74,16 @@ def promoted(name: str, version: int, reason: str) -> dict[str, Any]:
 def tell(event: dict[str, Any]) -> None:
     """Tell Prefect in passing, from inside a run: what hangs on it is a notification."""
     emit_event(**event)
+
+
+def tell_surely(event: dict[str, Any]) -> None:
+    """Tell Prefect and return when it knows, from inside a run or not; nobody, if there is none.
+
+    Raises:
+        ServiceError: Prefect does not answer or refuses.
+    """
+    if os.environ.get(PREFECT_API):
+        asyncio.run(deliver(event))
 
 
 async def deliver(event: dict[str, Any]) -> None:

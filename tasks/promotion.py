@@ -1,9 +1,9 @@
-"""Making a version the champion: the ledger decides, the alias in MLflow follows it.
+"""Making a version the champion, of whatever many that try at once.
 
-1. read the ledger, and bring the alias in line with it: somebody may have been killed in between
+1. read the ledger, and bring the registry in line with it: somebody may have been killed
 2. the champion must be the one that the newcomer was compared with
 3. create the next entry of the ledger: only one of all that try at once succeeds
-4. move the alias; read the ledger again, until the alias is what its last entry says
+4. bring the registry in line with it
 
 Whoever is killed before 3 has changed nothing; after 3 the next one to come does 4 for them.
 """
@@ -12,32 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hardening.errors import BrokenPromise, ChampionChanged, ModelError
-from tasks.ledger import Entry, Ledger
-from tasks.settings import store_uri
-from tasks.store import open_ground
-from tasks.versions import CHAMPION, Registered, get, model, under_alias
+from tasks.champion import Reign, existing, follow, holder, look
+from tasks.ledger import Entry
+from tasks.versions import Registered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TRIES = 10
-"""Times that writing the alias may fail: others write it, too."""
-
 PATIENCE = 100
 """Times that a promoter looks again before it gives up: each time somebody else was quicker."""
-
-
-def ledger_of(name: str) -> Ledger:
-    """The ledger of the registered model `name`, in the store."""
-    return Ledger(open_ground(store_uri()), name)
-
-
-def reigning(client: "MlflowClient", name: str) -> Registered | None:
-    """The champion of `name` by the ledger; by the alias, where no ledger has begun."""
-    past = ledger_of(name).entries()
-    if not past:
-        return under_alias(client, name, CHAMPION)
-    return _version(client, name, past[-1].version)
 
 
 def promote(
@@ -54,90 +37,68 @@ def promote(
 
     Raises:
         ChampionChanged: The champion is another one; nothing was changed.
-        ModelError: There is no such version, or it was champion before: only `roll_back` goes back.
+        ModelError: There is no such version, or it may not be promoted: see `barred`.
+        BrokenPromise: The ledger was tampered with, is another one, or the alias was moved by hand.
         ServiceError: MLflow or the store does not answer.
     """
-    ledger = ledger_of(name)
-    newcomer = _version(client, name, version)
+    newcomer = existing(client, name, version)
     for _ in range(PATIENCE):
-        past = _with_first(client, ledger)
-        current = _version(client, name, past[-1].version) if past else None
-        if current is not None and current.version == version:
-            _follow(client, ledger)
+        # Nothing is appended to an entry of which the registry does not know.
+        reign = follow(client, name)
+        if reign.by_hand:
+            _adopt(client, reign, "was champion when the ledger began")
+            continue
+        if reign.champion == version:
             return None
-        if any(entry.version == version for entry in past):
-            raise ModelError(
-                f"registered model {name!r}: version {version} was champion before, expected one "
-                "that never was: see `temper history`, and `temper rollback` to go back"
-            )
+        if why := _barred(reign.past, newcomer):
+            raise ModelError(f"registered model {name!r}: version {version} {why}")
+        current = None if reign.champion is None else existing(client, name, reign.champion)
         if not expected(current):
             raise ChampionChanged(
                 f"registered model {name!r}: champion changed since the comparison, got "
                 f"{called(current)}, expected the one that was measured: to be compared anew"
             )
-        entry = ledger.append(
-            past,
-            action="promote",
-            version=version,
-            replaces=current.version if current else None,
-            evidence=newcomer.evidence or "",
-            graph=newcomer.tags.get("temper.graph", ""),
-            robust_accuracy=newcomer.tags.get("temper.robust_accuracy", ""),
-            reason=reason,
-        )
+        entry = reign.ledger.append(reign.past, "promote", holder(newcomer), reason)
         if entry is not None:
-            _follow(client, ledger)
+            follow(client, name)
             return entry
-    raise BrokenPromise(f"registered model {name!r}: others were quicker {PATIENCE} times; again")
+    raise _outrun(name)
+
+
+def barred(client: "MlflowClient", name: str, version: int) -> str:
+    """Why a version may not be promoted, whatever it measures; empty if it may.
+
+    What was champion before comes back by `roll_back` alone, and what was rolled back does not
+    come back under another number.
+    """
+    return _barred(look(client, name).past, existing(client, name, version))
 
 
 def roll_back(client: "MlflowClient", name: str, reason: str, version: int | None = None) -> Entry:
-    """Make an earlier champion the champion again, the one before by default.
+    """Make an earlier champion the champion again, by default the one before.
+
+    Those that were rolled back are not gone to by default. A champion that was chosen by hand is
+    recorded first; rolled back to, it is kept.
 
     Raises:
         ModelError: It never was champion, is it now, or there was none before.
         ServiceError: MLflow or the store does not answer.
     """
-    ledger = ledger_of(name)
     for _ in range(PATIENCE):
-        past = _with_first(client, ledger)
-        goal = version if version is not None else _before(past, name)
-        former = next((entry for entry in reversed(past) if entry.version == goal), None)
-        if former is None or past[-1].version == goal:
-            there = ", ".join(str(v) for v in dict.fromkeys(e.version for e in past)) or "none"
-            state = "the champion now" if former else "never champion"
-            raise ModelError(
-                f"registered model {name!r}: version {goal} is {state}, expected an earlier "
-                f"champion; champions so far: {there}"
-            )
-        _version(client, name, goal)  # it may have been deleted
-        entry = ledger.append(
-            past,
-            action="roll back",
-            version=goal,
-            replaces=past[-1].version,
-            evidence=former.evidence,
-            graph=former.graph,
-            robust_accuracy=former.robust_accuracy,
-            reason=reason,
-        )
+        reign = look(client, name)
+        if reign.by_hand:
+            entry = _adopt(client, reign, reason)
+            if entry is None or entry.version != version:
+                continue
+        else:
+            goal = version if version is not None else _before(reign.past, name)
+            former = _former(reign.past, name, goal)
+            existing(client, name, goal)  # it may have been deleted
+            entry = reign.ledger.append(reign.past, "roll back", former.holder, reason)
         if entry is not None:
-            _follow(client, ledger)
+            follow(client, name)
             return entry
-    raise BrokenPromise(f"registered model {name!r}: others were quicker {PATIENCE} times; again")
-
-
-def history(client: "MlflowClient", name: str) -> list[Entry]:
-    """All changes of the champion; brings the alias in line with the last one.
-
-    Raises:
-        ModelError: There is no such registered model.
-    """
-    if model(client, name) is None:
-        raise ModelError(f"registered model {name!r}: there is none of this name")
-    ledger = ledger_of(name)
-    _follow(client, ledger)
-    return ledger.entries()
+    raise _outrun(name)
 
 
 def called(found: Registered | None) -> str:
@@ -145,59 +106,55 @@ def called(found: Registered | None) -> str:
     return "none" if found is None else f"version {found.version}"
 
 
-def _with_first(client: "MlflowClient", ledger: Ledger) -> list[Entry]:
-    """The ledger, that begins with the champion which somebody else had chosen, if there is one."""
-    past = ledger.entries()
-    if past:
-        return past
-    found = under_alias(client, ledger.model, CHAMPION)
-    if found is None:
-        return past
-    ledger.append(
-        past,
-        action="adopt",
-        version=found.version,
-        replaces=None,
-        evidence=found.evidence or "",
-        graph=found.tags.get("temper.graph", ""),
-        robust_accuracy=found.tags.get("temper.robust_accuracy", ""),
-        reason="was champion when the ledger began",
-    )
-    return ledger.entries()
+def _adopt(client: "MlflowClient", reign: Reign, reason: str) -> Entry | None:
+    """Record the champion that somebody else chose; None when somebody was quicker to record."""
+    found = existing(client, reign.ledger.model, reign.alias or 0)
+    return reign.ledger.append(reign.past, "adopt", holder(found), reason)
 
 
-def _follow(client: "MlflowClient", ledger: Ledger) -> None:
-    """Set the alias to what the last entry says, and look again: it may have become older."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415  a second, for nobody else
+def _standing(past: list[Entry]) -> list[int]:
+    """The champions up to the current one without those that were rolled back."""
+    stack: list[int] = []
+    for entry in past:
+        if entry.action == "roll back" and entry.version in stack:
+            del stack[stack.index(entry.version) :]
+        stack.append(entry.version)
+    return stack
 
-    failures = 0
-    while past := ledger.entries():
-        last = past[-1]
-        found = under_alias(client, ledger.model, CHAMPION)
-        if found is not None and found.version == last.version:
-            if len(ledger.entries()) == len(past):
-                return
-            continue
-        replaced = "none" if last.replaces is None else f"version {last.replaces}"
-        version = str(last.version)
-        try:
-            client.set_model_version_tag(ledger.model, version, "temper.replaces", replaced)
-            client.set_registered_model_alias(ledger.model, CHAMPION, version)
-        except MlflowException:
-            # Of two that write it for the first time both insert it, and one of them fails.
-            failures += 1
-            if failures == TRIES:
-                raise
+
+def _barred(past: list[Entry], newcomer: Registered) -> str:
+    if past and past[-1].version == newcomer.version:
+        return ""
+    if any(entry.version == newcomer.version for entry in past):
+        return "was champion before: see `temper history`, and `temper rollback` to go back"
+    graph, standing = holder(newcomer).graph, _standing(past)
+    for entry in past:
+        if graph and entry.graph == graph and entry.version not in standing:
+            return (
+                f"has the graph of version {entry.version}, which was rolled back: "
+                f"`temper rollback --to {entry.version}` takes that back"
+            )
+    return ""
 
 
 def _before(past: list[Entry], name: str) -> int:
-    if not past or past[-1].replaces is None:
+    standing = _standing(past)
+    if len(standing) < 2:
         raise ModelError(f"registered model {name!r}: there was no champion before, to go back to")
-    return past[-1].replaces
+    return standing[-2]
 
 
-def _version(client: "MlflowClient", name: str, version: int) -> Registered:
-    found = get(client, name, version)
-    if found is None:
-        raise ModelError(f"registered model {name!r}: there is no version {version}")
-    return found
+def _former(past: list[Entry], name: str, goal: int) -> Entry:
+    former = next((entry for entry in reversed(past) if entry.version == goal), None)
+    if former is None or past[-1].version == goal:
+        there = ", ".join(str(v) for v in dict.fromkeys(e.version for e in past)) or "none"
+        state = "the champion now" if former else "never champion"
+        raise ModelError(
+            f"registered model {name!r}: version {goal} is {state}, expected an earlier "
+            f"champion; champions so far: {there}"
+        )
+    return former
+
+
+def _outrun(name: str) -> BrokenPromise:
+    return BrokenPromise(f"registered model {name!r}: others were quicker {PATIENCE} times; again")

@@ -20,7 +20,7 @@ from hardening.verdict import Gate, Verdict, missing_attacks
 from tasks import artifacts, events, registry, tracking
 from tasks.folder import STALE
 from tasks.store import Artifact, Store
-from tasks.versions import CHAMPION
+from tasks.versions import Registered
 
 
 class Published(Record):
@@ -98,24 +98,13 @@ def publish(
     run = RunEvidence.model_validate_json(files["evidence.json"])
     verdict = Verdict.model_validate_json(files["verdict.json"])
     logged = tracking.log_run(run, gate, verdict, files, models, evidence.sha256)
-    version: int | None = None
-    aliases: list[str] = []
-    best = verdict.chosen or most_robust(run)
-    if register_as is not None and best is not None:
-        winner = run.models[best]
-        if version_of is not None:
-            registered = registry.judge_version(
-                register_as, version_of, winner, run, verdict, evidence.sha256
-            )
-        else:
-            registered = registry.made_again(register_as, winner, run) or registry.register(
-                logged.model_uris[winner.name], register_as, winner, run, verdict, evidence.sha256
-            )
-        version, aliases = registered.version, list(registered.aliases)
+    registered = None
+    if register_as is not None:
+        registered = _register(
+            logged, register_as, version_of, run=run, verdict=verdict, digest=evidence.sha256
+        )
     if not verdict.passed:
         events.tell(events.refused(run.name, evidence.sha256, verdict.reason))
-    elif register_as and version and verdict.promote and CHAMPION in aliases:
-        events.tell(events.promoted(register_as, version, verdict.reason))
     report = folder / "report.html"
     artifacts.publish(
         run.name,
@@ -128,8 +117,29 @@ def publish(
         report=str(report),
         tracking=logged.url,
         run_id=logged.run_id,
-        version=version,
-        aliases=aliases,
+        version=registered.version if registered else None,
+        aliases=registered.aliases if registered else [],
+    )
+
+
+def _register(
+    logged: tracking.Logged,
+    name: str,
+    version_of: int | None,
+    *,
+    run: RunEvidence,
+    verdict: Verdict,
+    digest: str,
+) -> Registered | None:
+    """What the winner is in the registry; None where nothing ships."""
+    best = verdict.chosen or most_robust(run)
+    if best is None:
+        return None
+    winner = run.models[best]
+    if version_of is not None:
+        return registry.judge_version(name, version_of, winner, run, verdict, digest)
+    return registry.made_again(name, winner, run, verdict) or registry.register(
+        logged.model_uris[winner.name], name, winner, run, verdict, digest
     )
 
 

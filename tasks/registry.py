@@ -1,67 +1,53 @@
-"""The model registry: fetched by digest, registered once, promoted one at a time."""
+"""The model registry: fetched by digest, registered once, promoted one at a time.
+
+A version's verdict is its last tag: who is killed before it has not finished, and is helped by the
+next to come.
+"""
 
 import hashlib
-import json
 import time
-from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
-
-from pydantic import JsonValue
 
 from hardening.deployment.lineage import belongs
 from hardening.errors import DigestError
 from hardening.evidence import Evidence, File, RunEvidence
-from hardening.verdict import Verdict, missing_attacks
+from hardening.verdict import Verdict
+from tasks.champion import follow, reigning
+from tasks.console import say
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
 from tasks.mlflow_model import fetch
-from tasks.promotion import promote, reigning
-from tasks.versions import VERDICT, Registered, check_name, every, make, resolve
+from tasks.promotion import barred, promote
+from tasks.tags import MADE_AGAIN, RECIPE, measured_tags, recipe
+from tasks.versions import VERDICT, Registered, check_name, every, make, model, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = [
-    "MADE_AGAIN",
-    "RECIPE",
-    "Registered",
-    "champion",
-    "download",
-    "judge_version",
-    "made_again",
-    "recipe",
-    "register",
-]
-
 CHALLENGER = "challenger"
-
-RECIPE = "temper.recipe"
-"""The tag of what a version was made from, see `recipe`; what others registered has none."""
-
-MADE_AGAIN = "temper.made_again"
-"""The tag of when a later run made the champion's very file, seconds of the clock."""
-
-
-def recipe(config: Mapping[str, JsonValue], data: str) -> str:
-    """Digest of what a model is made from: a configuration but for its seed, and the data's digest.
-
-    Args:
-        config: As evidence has it: without gate, registry and addresses.
-    """
-    said = {key: value for key, value in config.items() if key != "seed"}
-    content = {"config": said, "data": data}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def champion(name: str) -> Registered | None:
     """The version that is the champion of `name`; None when there is no such model or champion.
 
     Raises:
+        BrokenPromise: The ledger was tampered with, is another one, or the alias was moved by hand.
         ServiceError: MLflow does not answer or refuses.
     """
     with mlflow_client() as client:
         return reigning(client, name)
+
+
+def settle(name: str) -> None:
+    """Do what promoters of `name` left undone that were killed; nothing if there is no such model.
+
+    Raises:
+        BrokenPromise, ServiceError: As `champion`.
+    """
+    with mlflow_client() as client:
+        if model(client, name) is not None:
+            follow(client, name)
 
 
 def download(uri: str) -> bytes:
@@ -111,7 +97,8 @@ def register(
         raise ValueError(f"got {evidence.name!r} to register, the verdict chose {verdict.chosen!r}")
     check_name(name)
     with locked(f"registry-{name}"), mlflow_client() as client:
-        tags = _tags(_measured(logged_model_uri, evidence), evidence, run, digest)
+        shipped = _measured(logged_model_uri, evidence)
+        tags = measured_tags(shipped, evidence, run, digest)
         tags[RECIPE] = recipe(run.config, run.data.sha256)
         version = _version(client, logged_model_uri, name, tags)
         return _conclude(client, name, version, run, verdict)
@@ -127,17 +114,19 @@ def judge_version(
     uri = f"models:/{name}/{version}"
     with locked(f"registry-{name}"), mlflow_client() as client:
         resolve(client, uri)
-        for tag, text in _tags(_measured(uri, evidence), evidence, run, digest).items():
-            client.set_model_version_tag(name, str(version), tag, text)
+        _tag(client, name, version, measured_tags(_measured(uri, evidence), evidence, run, digest))
         return _conclude(client, name, version, run, verdict)
 
 
-def made_again(name: str, evidence: Evidence, run: RunEvidence) -> Registered | None:
+def made_again(
+    name: str, evidence: Evidence, run: RunEvidence, verdict: Verdict
+) -> Registered | None:
     """The champion of `name` if `evidence` is of its very file: then it needs no second version.
 
-    It is noted that it is made from this run's recipe, too, and when it was made again.
+    It is noted that it is made from this run's recipe, too, and when it was made again. A verdict
+    that it has stays with the evidence that it was reached on.
     """
-    measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
+    measured = _champion_of(run)
     if measured is None or measured.identity != evidence.file.identity:
         return None
     with mlflow_client() as client:
@@ -145,8 +134,10 @@ def made_again(name: str, evidence: Evidence, run: RunEvidence) -> Registered | 
         if found is None or not _is_measured(found, measured):
             return None
         made_from = recipe(run.config, run.data.sha256)
-        for tag, text in {RECIPE: made_from, MADE_AGAIN: f"{time.time():.0f}"}.items():
-            client.set_model_version_tag(name, str(found.version), tag, text)
+        tags = {RECIPE: made_from, MADE_AGAIN: f"{time.time():.0f}"}
+        _tag(client, name, found.version, tags)
+        follow(client, name)
+        _tag(client, name, found.version, {VERDICT: found.tags.get(VERDICT, _said(verdict))})
         return resolve(client, found.uri)
 
 
@@ -166,27 +157,32 @@ def _conclude(
     client: "MlflowClient", name: str, version: int, run: RunEvidence, verdict: Verdict
 ) -> Registered:
     client.set_registered_model_alias(name, CHALLENGER, str(version))
+    said = _said(verdict)
     if verdict.passed and verdict.promote:
-        measured = next((m.file for m in run.models.values() if m.role == "champion"), None)
-        promote(client, name, version, lambda found: _is_measured(found, measured), verdict.reason)
-    # Last: who is killed before this has not finished, and is helped by the next to come.
-    said = "passed" if verdict.passed else "failed"
-    client.set_model_version_tag(name, str(version), VERDICT, said)
+        if why := barred(client, name, version):
+            said = f"refused: {why}"
+            say(f"{name} version {version}: {said}")
+        else:
+            expected = partial(_is_measured, measured=_champion_of(run))
+            promote(client, name, version, expected, verdict.reason)
+    # The one before may have been killed before anybody saw what it promoted.
+    follow(client, name)
+    _tag(client, name, version, {VERDICT: said})
     return resolve(client, f"models:/{name}/{version}")
 
 
-def _tags(shipped: str, evidence: Evidence, run: RunEvidence, digest: str) -> dict[str, str]:
-    """`shipped` is the digest of the bytes of the version, whose graph is the measured one."""
-    robust = evidence.robust
-    text = f"{robust.value:.4f} [{robust.lower:.4f}, {robust.upper:.4f}]"
-    return {
-        "temper.sha256": shipped,
-        "temper.graph": evidence.file.identity,
-        "temper.evidence": digest,
-        "temper.threat": str(run.threat),
-        "temper.robust_accuracy": "NOT EVALUATED" if missing_attacks(evidence) else text,
-        "temper.data": run.data.sha256,
-    }
+def _said(verdict: Verdict) -> str:
+    return "passed" if verdict.passed else "failed"
+
+
+def _champion_of(run: RunEvidence) -> File | None:
+    """The champion that a run measured."""
+    return next((m.file for m in run.models.values() if m.role == "champion"), None)
+
+
+def _tag(client: "MlflowClient", name: str, version: int, tags: dict[str, str]) -> None:
+    for tag, text in tags.items():
+        client.set_model_version_tag(name, str(version), tag, text)
 
 
 def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) -> int:
@@ -194,9 +190,7 @@ def _version(client: "MlflowClient", uri: str, name: str, tags: dict[str, str]) 
     make(client, name)
     for found in every(client, name):
         if all(found.tags.get(tag) == tags[tag] for tag in ("temper.sha256", "temper.evidence")):
-            for tag, text in tags.items():
-                if found.tags.get(tag) != text:
-                    client.set_model_version_tag(name, str(found.version), tag, text)
+            _tag(client, name, found.version, tags)
             return found.version
     model_id = uri.removeprefix("models:/")
     return int(client.create_model_version(name, uri, tags=tags, model_id=model_id).version)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hardening.deployment.lineage import belongs
 from hardening.errors import BrokenPromise, DigestError
-from hardening.evidence import RunEvidence
+from hardening.evidence import DataFacts, RunEvidence
 from hardening.spec import Record
 from hardening.verdict import Gate, Verdict
 from tasks.lock import locked
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = ["Logged", "log_run", "probe", "tracking_uri"]
+
+JUDGEMENT = "temper.judgement"
 
 BATCH = 100
 """Most parameters of one request to MLflow."""
@@ -78,10 +80,9 @@ def log_run(
     with locked(f"log-{digest}"), mlflow_client() as client:
         experiment = experiment_id(client, run.name)
         earlier = client.search_runs([experiment], f"tags.`temper.evidence` = '{digest}'")
-        for old in earlier:
-            same = old.data.tags["temper.judgement"] == tags["temper.judgement"]
-            if same and old.info.status == "FINISHED":
-                return _logged(client, old)
+        judged = [old for old in earlier if old.data.tags[JUDGEMENT] == tags[JUDGEMENT]]
+        if done := next((old for old in judged if old.info.status == "FINISHED"), None):
+            return _logged(client, done)
         with _open_run(client, experiment, run.name, tags) as parent:
             for old in earlier:
                 if old.info.status != "FINISHED":
@@ -91,9 +92,7 @@ def log_run(
                 labels = {**model_tags(model, verdict), "mlflow.parentRunId": parent}
                 with _open_run(client, experiment, name, labels) as child:
                     _send(client, child, model_params(model), measures[name])
-                    if name in models:
-                        uri = log_model(client, child, name, models[name], run.data)
-                        client.set_tag(child, "temper.model_uri", uri)
+                    _keep(client, child, name, models.get(name), run.data)
             _store(client, parent, files)
         return _logged(client, client.get_run(parent))
 
@@ -140,6 +139,15 @@ def _send(
     metrics = [Metric(m.key, m.value, now, m.step) for m in measures]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _keep(
+    client: "MlflowClient", run_id: str, name: str, data: bytes | None, about: DataFacts
+) -> None:
+    """Log a model's file, if it has one."""
+    if data is not None:
+        uri = log_model(client, run_id, name, data, about)
+        client.set_tag(run_id, "temper.model_uri", uri)
 
 
 def _store(client: "MlflowClient", run_id: str, files: Mapping[str, bytes]) -> None:

@@ -7,6 +7,7 @@ and no twin reads. So the stamped file is the measured one, and anyone can check
 
 import hashlib
 import json
+from typing import get_args
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -14,11 +15,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hardening.deployment.signature import graph_sha256, name_of
 from hardening.deployment.unstamped import PREFIX, is_ours
 from hardening.errors import BrokenPromise, ModelError
-from hardening.evidence import Accuracy, Evidence, File, RunEvidence
+from hardening.evidence import Accuracy, Evidence, File, Kind, RunEvidence
 from hardening.spec import Record
 from hardening.verdict import missing_attacks
 
 NOT_EVALUATED = "NOT EVALUATED"
+
+SEPARATOR = ", "
+
+MAY_LACK = frozenset({"parent", "due"})
+"""What a lineage need not say: files were shipped before they said what is due."""
 
 
 class Lineage(Record):
@@ -27,7 +33,8 @@ class Lineage(Record):
     `version` abbreviates the digest of the graph, which `graph` has in full: a registry numbers its
     versions only after the bytes are fixed. `parent` is the digest of the graph (of the weights, if
     it was no ONNX file) from which this one was made, `recipe` that of everything a user said and
-    of this model's defenses, `evidence` that of `evidence.json`. Figures come with their images and
+    of this model's defenses, `evidence` that of `evidence.json`. `due` are the kinds of attack that
+    its defenses call for, which its bytes do not tell. Figures come with their images and
     95 % intervals. `temper` is the release that measured.
     """
 
@@ -41,6 +48,7 @@ class Lineage(Record):
     threat: str
     clean_accuracy: str
     robust_accuracy: str
+    due: str
     temper: str
 
 
@@ -77,6 +85,7 @@ def describe(
         threat=str(run.threat),
         clean_accuracy=_figure(model.clean),
         robust_accuracy=robust,
+        due=SEPARATOR.join(model.due),
         temper=release,
     )
 
@@ -119,9 +128,27 @@ def read_lineage(data: bytes) -> Lineage | None:
         return None
     fields = set(Lineage.model_fields)
     plain = all(isinstance(v, str) and v.isprintable() and len(v) <= 500 for v in said.values())
-    if not plain or not fields - {"parent"} <= set(said) <= fields:
+    if not plain or not fields - MAY_LACK <= set(said) <= fields:
         raise ModelError(f"{name_of(data)}: its lineage is damaged, expected {len(fields)} texts")
-    return Lineage(**({"parent": ""} | said))
+    return Lineage(**(dict.fromkeys(MAY_LACK, "") | said))
+
+
+def owed(data: bytes, name: str) -> tuple[Kind, ...]:
+    """The kinds of attack that are due against a checked file by its lineage; none if it has none.
+
+    Raises:
+        ModelError: It names one that nobody knows, so that it could never be met.
+    """
+    model = onnx.load_model_from_string(data)
+    said = next((p.value for p in model.metadata_props if p.key == f"{PREFIX}due"), "")
+    found, known = said.split(SEPARATOR) if said else [], get_args(Kind)
+    for kind in found:
+        if kind not in known:
+            raise ModelError(
+                f"{name}: its lineage calls for attacks of kind {kind[:40]!r}, expected "
+                f"{SEPARATOR.join(known)}"
+            )
+    return tuple(kind for kind in known if kind in found)
 
 
 def _figure(accuracy: Accuracy) -> str:

@@ -16,8 +16,8 @@ from tasks import events, inbox
 from tasks.arrivals import ATTEMPTS, begin_attempt, due, look
 from tasks.inbox import SOURCE
 from tasks.mlflow_client import mlflow_client
-from tasks.registry import RECIPE
 from tasks.settings import LEASE
+from tasks.tags import RECIPE
 from tasks.versions import VERDICT, every
 
 QUICK = {

@@ -85,6 +85,7 @@ def test_the_better_version_reigns_and_the_one_before_comes_back_by_rollback(the
         ("promote", 2, 1),
         ("roll back", 1, 2),
     ]
+    assert [" in run " in entry["who"] for entry in history] == [True, True, False]
     assert history[1]["evidence"] == promoted["tags"]["temper.evidence"]
     assert versions["2"]["tags"]["temper.verdict"] == "passed"
     assert "champion" in versions["1"]["aliases"]

@@ -10,8 +10,8 @@ import flows.retrain
 from flows.__main__ import main
 from hardening.data.digits import digits
 from hardening.errors import NumericsError
+from tasks.champion import look
 from tasks.mlflow_client import mlflow_client
-from tasks.promotion import ledger_of
 from tasks.versions import VERDICT, every
 
 NAME = "often"
@@ -85,7 +85,8 @@ def test_it_trains_for_new_data_a_changed_recipe_and_an_old_champion_and_else_no
     assert code == 0, err
     assert "no version was made from this data yet" in err
     assert not trained(err)  # it went on where it had stopped
-    assert ledger_of(NAME).entries()[-1].version == versions()[-1].version
+    with mlflow_client() as client:
+        assert look(client, NAME).champion == versions()[-1].version
 
     start = time.monotonic()
     code, err = retrain(capsys)

@@ -113,7 +113,7 @@ from tasks import events
 @flow
 def tell():
     for _ in range(2):
-        events.tell(events.promoted("digits", 7, "better beyond the noise"))
+        events.tell(events.promoted("digits", 7, "better beyond the noise", "d" * 64))
 tell()
 """
 

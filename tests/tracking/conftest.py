@@ -32,6 +32,7 @@ from hardening.statistics import accuracy
 from hardening.threat import ThreatModel
 from hardening.verdict import Gate, Verdict, judge
 from tasks.mlflow_client import mlflow_client
+from tasks.promotion import promote
 
 # Prefect reads some of these when it is imported.
 for key, value in {
@@ -221,6 +222,36 @@ def make_run() -> Callable[..., RunEvidence]:
         )
 
     return build
+
+
+@pytest.fixture
+def versions(client, name, tmp_path):
+    """Registers versions 1, 2, ... of the given qualities."""
+
+    def register(*qualities):
+        client.create_registered_model(name)
+        for quality in qualities:
+            tags = {"quality": str(quality), "temper.robust_accuracy": str(quality)}
+            client.create_model_version(name, tmp_path.as_uri(), tags=tags)
+
+    return register
+
+
+@pytest.fixture
+def crowned(client, name, versions):
+    """Makes versions 1, 2, ... champions, one after the other."""
+
+    def crown(count):
+        versions(*range(1, count + 1))
+        for version in range(1, count + 1):
+            promote(client, name, version, anybody, "better")
+
+    return crown
+
+
+def anybody(found):
+    """Whoever is champion is beaten."""
+    return True
 
 
 class Case:

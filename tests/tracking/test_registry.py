@@ -3,11 +3,18 @@ import threading
 import pytest
 
 from hardening.errors import BrokenPromise, DigestError, ModelError
-from tasks.registry import RECIPE, champion, download, recipe, register
+from tasks.attempts import attempts
+from tasks.promotion import promote, roll_back
+from tasks.registry import champion, download, judge_version, made_again, register, settle
+from tasks.tags import RECIPE, recipe
 from tasks.tracking import log_run
-from tasks.versions import VERDICT, every
+from tasks.versions import CHAMPION, VERDICT, every, under_alias
 
 on_both = pytest.mark.parametrize("store", ["embedded", "server"], indirect=True)
+
+
+def anybody(found):
+    return True
 
 
 @pytest.fixture
@@ -208,6 +215,85 @@ def test_a_run_that_is_killed_before_it_promoted_leaves_no_verdict(
 
     assert registered(case).version == 1
     assert champion(name).tags[VERDICT] == "passed"
+
+
+@pytest.mark.parametrize("place", ["tasks.champion._write", "tasks.registry._tag"])
+def test_what_a_run_that_was_killed_left_undone_is_done_by_the_next(
+    client, name, make_case, registered, monkeypatch, place
+):
+    registered(make_case(robust=10, scale=2.0, least=0.1))
+    better = make_case(robust=30, scale=3.0, champion=(2.0, 10))
+    with monkeypatch.context() as patch:
+        patch.setattr(place, _killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(better)
+    assert VERDICT not in every(client, name)[1].tags
+
+    # The ledger has it: so it is now measured beside itself, and not promoted.
+    again = make_case(robust=30, scale=3.0, champion=(3.0, 30))
+    assert not again.verdict.promote
+    found = judge_version(
+        name, 2, again.run.models["tuned"], again.run, again.verdict, again.digest
+    )
+
+    assert found.aliases == ["challenger", "champion"]
+    assert found.tags[VERDICT] == "passed"
+
+
+def test_what_a_promoter_that_was_killed_left_undone_is_done_by_a_sweep(
+    client, name, make_case, registered, monkeypatch
+):
+    settle(name)  # nothing is there yet
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.champion._write", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(make_case())
+    assert under_alias(client, name, CHAMPION) is None
+
+    settle(name)
+
+    assert under_alias(client, name, CHAMPION).version == 1
+
+
+def test_a_champion_without_a_verdict_has_one_when_it_was_made_again(
+    client, name, make_case, registered, monkeypatch
+):
+    case = make_case()
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.registry._tag", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            registered(case)
+    again = make_case(champion=(2.0, 30))
+    wanted = recipe(again.run.config, again.run.data.sha256)
+    assert attempts(name, wanted, again.run.data.sha256).made == 0
+
+    found = made_again(name, again.run.models["tuned"], again.run, again.verdict)
+
+    assert found.tags[VERDICT] == "passed"
+    tried = attempts(name, wanted, again.run.data.sha256)
+    assert (tried.made, tried.data_known) == (1, True)
+    assert tried.champion_since == pytest.approx(tried.last, abs=60)
+
+
+def test_a_file_that_was_rolled_back_does_not_return_under_another_number(
+    name, client, make_case, registered
+):
+    registered(make_case(robust=10, scale=2.0, least=0.1))
+    registered(make_case(robust=30, scale=3.0, champion=(2.0, 10)))
+    roll_back(client, name, "broke production")
+
+    found = registered(make_case(robust=31, scale=3.0, champion=(2.0, 10)))
+
+    assert (found.version, found.aliases) == (3, ["challenger"])
+    says = "refused: has the graph of version 2, which was rolled back"
+    assert found.tags[VERDICT].startswith(says)
+    assert champion(name).version == 1
+    with pytest.raises(ModelError, match="version 3 has the graph of version 2"):
+        promote(client, name, 3, anybody, "better")
+
+    # Another file is free to be promoted.
+    found = registered(make_case(robust=32, scale=4.0, champion=(2.0, 10)))
+    assert found.aliases == ["challenger", "champion"]
 
 
 def _killed(*arguments):

@@ -11,7 +11,7 @@ from onnx import helper
 
 from hardening.deployment.contract import Contract, contract_of, with_contract
 from hardening.deployment.export import export, strip
-from hardening.deployment.lineage import Lineage, belongs, read_lineage, stamp
+from hardening.deployment.lineage import Lineage, belongs, owed, read_lineage, stamp
 from hardening.deployment.session import Session
 from hardening.deployment.signature import graph_sha256
 from hardening.deployment.twin import Twin
@@ -32,6 +32,7 @@ def lineage(data, **changes):
         "threat": "linf eps 0.1",
         "clean_accuracy": "0.9000 [0.8000, 0.9500] n 60",
         "robust_accuracy": "0.5000 [0.4000, 0.6000] n 60",
+        "due": "white-box, transfer",
         "temper": "0.1.0",
     }
     return Lineage(**(said | changes))
@@ -57,6 +58,16 @@ def test_stamping_changes_no_logit_and_no_gradient(float_file, int8_file, tools)
             gradients.append(torch.autograd.grad(logits.logsumexp(1).sum(), z)[0])
         assert Twin(stamped)(x).equal(Twin(data)(x))
         assert gradients[0].equal(gradients[1])
+
+
+def test_a_stamped_file_says_what_is_due_and_an_unknown_kind_is_refused(floats):
+    data = floats["plain"]
+
+    assert owed(data, "a.onnx") == ()
+    assert owed(stamp(data, lineage(data, due="")), "a.onnx") == ()
+    assert owed(stamp(data, lineage(data)), "a.onnx") == ("white-box", "transfer")
+    with pytest.raises(ModelError, match=r"^a.onnx: .* attacks of kind 'psychic', expected white"):
+        owed(stamp(data, lineage(data, due="transfer, psychic")), "a.onnx")
 
 
 def test_what_is_stamped_can_be_read_and_is_the_measured_graph(floats):
