@@ -28,7 +28,7 @@ DUE: tuple[Kind, ...] = ("straight-through", "transfer", "differential", "gradie
 
 
 @declares(
-    mechanism="int8 static quantization of the exported graph",
+    mechanism="stores the exported graph in few bits, nothing trained",
     due=DUE,
     status="AT-BASED",
     passes=lambda _: 0,  # half of the few calibration images, once
