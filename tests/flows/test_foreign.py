@@ -88,10 +88,6 @@ def test_a_plan_refuses_a_hostile_file_in_one_line(file, tmp_path, monkeypatch, 
 
 
 def test_a_champion_is_a_foreign_file_too(file, opened, monkeypatch):
-    class Kept:
-        def put(self, data):
-            return data
-
     class Settings:
         class registry:  # noqa: N801  as the configuration calls it
             name = "tiny"
@@ -101,7 +97,7 @@ def test_a_champion_is_a_foreign_file_too(file, opened, monkeypatch):
     )
     monkeypatch.setattr(sources.registry, "download", lambda _: file.read_bytes())
 
-    assert sources._champion(Settings, Kept()) == file.read_bytes()
+    assert sources._champion(Settings) == file.read_bytes()
     assert [name for name, _ in opened] == ["models:/tiny/3"]
 
 

@@ -17,7 +17,8 @@ def registered(monkeypatch, tmp_path):
     monkeypatch.setenv("TEMPER_HOME", str(tmp_path))
     data = os.urandom(8 << 20)
     monkeypatch.setattr(sources.registry, "download", lambda _uri: data)
-    monkeypatch.setattr(sources, "check_foreign", lambda *_: None)
+    for name in ("check_foreign", "owed"):
+        monkeypatch.setattr(sources, name, lambda *_: None)
     return data
 
 

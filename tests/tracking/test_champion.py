@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from hardening.errors import BrokenPromise
 from tasks import champion
@@ -152,13 +153,20 @@ def prefect(monkeypatch):
             self.send_response(statuses[0])
             self.end_headers()
 
+        def do_GET(self):  # Prefect's client asks for a token, which this server does not use
+            self.send_response(422)
+            self.end_headers()
+            self.wfile.write(b'{"detail": "CSRF protection is disabled."}')
+
         def log_message(self, *arguments):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_address[1]}/api")
-    yield heard, statuses
+    url = f"http://127.0.0.1:{server.server_address[1]}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with temporary_settings({PREFECT_API_URL: url}):  # it reads the environment once
+        yield heard, statuses
     server.shutdown()
 
 
