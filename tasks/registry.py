@@ -1,8 +1,4 @@
-"""The model registry: fetched by digest, registered once, promoted one at a time.
-
-A version's verdict is its last tag: who is killed before it has not finished, and is helped by the
-next to come.
-"""
+"""The model registry: fetched by digest, registered once, promoted one at a time."""
 
 import hashlib
 import time
@@ -133,9 +129,8 @@ def made_again(
         found = reigning(client, name)
         if found is None or not _is_measured(found, measured):
             return None
-        made_from = recipe(run.config, run.data.sha256)
-        tags = {RECIPE: made_from, MADE_AGAIN: f"{time.time():.0f}"}
-        _tag(client, name, found.version, tags)
+        again = {RECIPE: recipe(run.config, run.data.sha256), MADE_AGAIN: f"{time.time():.0f}"}
+        _tag(client, name, found.version, again)
         follow(client, name)
         _tag(client, name, found.version, {VERDICT: found.tags.get(VERDICT, _said(verdict))})
         return resolve(client, found.uri)
@@ -165,8 +160,8 @@ def _conclude(
         else:
             expected = partial(_is_measured, measured=_champion_of(run))
             promote(client, name, version, expected, verdict.reason)
-    # The one before may have been killed before anybody saw what it promoted.
-    follow(client, name)
+    follow(client, name)  # somebody before may have been killed with the alias still to move
+    # Last: who is killed before this has not finished, and is helped by the next to come.
     _tag(client, name, version, {VERDICT: said})
     return resolve(client, f"models:/{name}/{version}")
 
