@@ -20,7 +20,7 @@ install: $(READY) ## make .venv with the versions of constraints.txt
 demo: $(READY) ## harden a small model on an embedded dataset and print the verdict
 	$(BIN)/temper harden flows/configs/digits.yaml
 
-test: $(READY) ## the test suite, under ten minutes on two cores
+test: $(READY) ## the test suite, some eleven minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: $(READY) ## the test suite with the long ones
