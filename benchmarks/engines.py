@@ -10,7 +10,6 @@ evidence but for what a clock measured: it names the digests of all adversarial 
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -56,13 +55,14 @@ if __name__ == "__main__":
     time.sleep(1e6)
 """
 
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
 CLUSTERS = {"ray": (RAY, "ray://127.0.0.1:10001"), "dask": (DASK, "dask://127.0.0.1:8786")}
 
 
 def main() -> int:
     if sys.argv[1:2] != ["inside"]:
-        within = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork"]
-        within += ["--mount-proc", "--kill-child"]
+        within = [*NAMESPACE, "--user", "--map-root-user", "--net"]
         again = [sys.executable, "-m", "benchmarks.engines", "inside", *sys.argv[1:]]
         return subprocess.run([*within, *again], check=False).returncode
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -80,10 +80,11 @@ def _measure(engines: list[str]) -> None:
     evaluation = {"images": 1000, "shard": 125, "curve": [0.5, 2.0], "attacks": ATTACKS}
     recipe = {**TRAINING, "model": model, "evaluation": evaluation, "training": None}
     first = None
-    for engine in engines:
+    for number, engine in enumerate(engines):
+        output = f"{number}-{engine}"
         with _cluster(engine) as (variables, start):
-            seconds = _temper("evaluate", recipe, variables, engine)
-        found = _timeless(Path(engine, "engines/latest/evidence.json"))
+            seconds = _temper("evaluate", recipe, variables, output)
+        found = _timeless(Path(output, "engines/latest/evidence.json"))
         first = first or found
         print(
             f"{engine}: start {start:.1f} s, run {seconds:.1f} s, "
@@ -103,27 +104,27 @@ def _cluster(engine: str):
     Path("cluster.py").write_text(program)
     began = time.monotonic()
     with Path(f"{engine}.log").open("wb") as log:
+        # All of it ends with the first process of its namespace: the next one needs its ports.
         process = subprocess.Popen(
-            [sys.executable, "cluster.py", workers],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            [*NAMESPACE, sys.executable, "cluster.py", workers], stdout=log, stderr=log
         )
+    port = int(address.rpartition(":")[2])
     try:
-        _await(int(address.rpartition(":")[2]))
+        _await(port, listening=True)
         yield {"TEMPER_RUNNER": address}, time.monotonic() - began
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.kill()
         process.wait(60)
+        _await(port, listening=False)
 
 
-def _await(port: int) -> None:
+def _await(port: int, *, listening: bool) -> None:
     for _ in range(1200):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if (probe.connect_ex(("127.0.0.1", port)) == 0) == listening:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"nothing answers on port {port}")
+    raise TimeoutError(f"port {port} is {'closed' if listening else 'open'} after two minutes")
 
 
 def _temper(command: str, recipe: dict, variables: dict[str, str], name: str) -> float:

@@ -1,6 +1,8 @@
 """The command `temper`. Exit codes: 0 passed, 1 gate failed, 2 wrong input, 3 run failed."""
 
 import argparse
+import atexit
+import gc
 import json
 import sys
 import traceback
@@ -196,5 +198,16 @@ def _list(options: argparse.Namespace) -> int:
     return PASSED
 
 
+def start() -> int:
+    """`main` as a process of its own, which begins and ends seconds sooner than one would.
+
+    Millions of objects of torch, Prefect and MLflow are made at the start and live until the end;
+    the collector need not look for garbage among them all the while, nor once more at the exit.
+    """
+    gc.set_threshold(5_000)
+    atexit.register(gc.freeze)
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

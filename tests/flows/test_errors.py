@@ -12,15 +12,12 @@ from hardening.models.architecture import Architecture, build
 
 
 @pytest.fixture
-def refused(elsewhere, monkeypatch, capsys):
+def refused(elsewhere, capsys):
     """Runs a command in this process and checks that it was refused with `says`."""
 
     def run(*arguments, says):
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves what was set last
-        for name, value in elsewhere.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(elsewhere.root)
-        _check(elsewhere, main([*arguments]), capsys.readouterr().err, says)
+        done = elsewhere.main(capsys, *arguments)
+        _check(elsewhere, done.code, done.err, says)
 
     return run
 
@@ -83,10 +80,9 @@ def test_a_store_that_does_not_answer(elsewhere, refused):
     refused("check", elsewhere.write(), says="http://127.0.0.1:9")
 
 
-def test_a_prefect_server_that_does_not_answer(elsewhere):
+def test_a_prefect_server_that_does_not_answer(elsewhere, refused):
     elsewhere.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
-    done = elsewhere.temper("harden", elsewhere.write())
-    _check(elsewhere, done.code, done.err, "http://127.0.0.1:9")
+    refused("harden", elsewhere.write(), says="http://127.0.0.1:9")
 
 
 @pytest.fixture

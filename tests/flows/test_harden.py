@@ -158,11 +158,10 @@ def test_the_curve_never_rises(place, first):
         assert model["curve"][-1]["accuracy"]["correct"] == 0
 
 
-def test_a_verdict_can_be_recomputed_offline(place, first):
-    done = place.temper("verdict", "runs/tiny/latest/evidence.json", "--json")
-    stored = json.loads((place.root / "runs/tiny/latest/verdict.json").read_text())
-    assert done.code == 0
-    assert json.loads(done.out) == stored
+def test_a_verdict_can_be_recomputed_offline(place, first, capsys):
+    latest = place.root / "runs/tiny/latest"
+    assert main(["verdict", str(latest / "evidence.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((latest / "verdict.json").read_text())
 
 
 def test_a_stricter_gate_turns_the_same_evidence_red(place, first, tmp_path):
@@ -245,31 +244,31 @@ def test_the_same_winner_is_not_registered_twice(place, second):
     assert len(client.search_model_versions("name = 'tiny'")) == 1
 
 
-def test_a_third_run_changes_nothing_at_all(place, second):
+def test_a_third_run_changes_nothing_at_all(place, second, capsys):
     before = place.runs()
-    third = place.temper("harden", place.write())
+    third = place.main(capsys, "harden", place.write())
+    assert third.code == 0, third.err
+    assert "report: cached" in third.err
     assert third.ran == set()
     assert place.runs() == before
 
 
-def test_changing_the_gate_recomputes_the_verdict_and_what_follows(place, second):
-    done = place.temper("harden", place.write(gate={"robust_accuracy": 0.999}))
+def test_changing_the_gate_recomputes_the_verdict_and_what_follows(place, second, capsys):
+    strict = place.write(gate={"robust_accuracy": 0.999})
+    done = place.main(capsys, "harden", strict)
     assert done.code == 1, done.err
     assert done.ran == {"verdict", "report"}
     assert "GATE NOT MET" in done.out
 
 
 @pytest.fixture
-def plan_of(place, second, monkeypatch, capsys):
+def plan_of(place, second, capsys):
     """What `check` says of a changed configuration, by label."""
 
     def plan(**changes):
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves what was set last
-        for name, value in place.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(place.root)
-        assert main(["check", place.write(**changes), "--json"]) == 0
-        return {line["label"]: line for line in json.loads(capsys.readouterr().out)}
+        done = place.main(capsys, "check", place.write(**changes), "--json")
+        assert done.code == 0
+        return {line["label"]: line for line in json.loads(done.out)}
 
     return plan
 

@@ -1,22 +1,42 @@
 """`temper inspect` on the files of a real run, as they are and as somebody changed them."""
 
+import hashlib
 import json
-import shutil
 
 import onnx
 import pytest
 
 from flows.__main__ import main
+from flows.config import parse
 from hardening.deployment.signature import graph_sha256
+from tasks.ship import ship
+
+
+CONFIG = {
+    "name": "tiny",
+    "data": {"name": "digits"},
+    "model": {"name": "small_cnn", "params": {"width": 4}},
+    "threat": {"norm": "linf", "eps": 0.1},
+    "training": {"epochs": 1},
+    "evaluation": {"images": 20, "curve": [], "attacks": [{"name": "fgsm"}]},
+    "candidates": {"tuned-int8": [{"name": "quantization"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
-def folder(place, first, tmp_path, monkeypatch):
-    """A copy of the run's folder; what was opened is remembered in the home of the run."""
-    monkeypatch.setenv("TEMPER_HOME", str(place.root / "home"))
-    copied = tmp_path / "run"
-    shutil.copytree(place.root / "runs/tiny/latest", copied)
-    return copied
+def folder(chain, home, tmp_path):
+    """The files of a run; its steps are known, and what was opened is remembered, in `home`."""
+    made = chain(parse(CONFIG, "tiny.yaml"), home)
+    digest = hashlib.sha256(made.evidence).hexdigest()
+    for name, data in ship(made.run, digest, made.files, {}).items():
+        (tmp_path / f"{name}.onnx").write_bytes(data)
+    (tmp_path / "evidence.json").write_bytes(made.evidence)
+    return tmp_path
 
 
 def changed(path, change):
@@ -69,13 +89,13 @@ def test_json_says_the_same(folder, capsys):
     ("change", "says"),
     [
         (flip, "NO graph: was measured as"),
-        (prop("robust_accuracy", "0.9990 [0.9900, 1.0000] n 60"), "NO figures: robust_accuracy is"),
+        (prop("robust_accuracy", "0.9990 [0.9900, 1.0000] n 20"), "NO figures: robust_accuracy is"),
         (prop("evidence", "0" * 64), "NO evidence digest: is"),
     ],
     ids=["a weight", "a figure", "the evidence"],
 )
 def test_what_was_changed_since_is_told(change, says, folder, capsys):
-    path = folder / "tuned.onnx"
+    path = folder / "control.onnx"
     changed(path, change)
     assert inspect(path, "--evidence", folder / "evidence.json") == 1
     assert says in " ".join(capsys.readouterr().out.split())
@@ -86,22 +106,22 @@ def test_an_evidence_of_another_file_is_told(folder, capsys):
     for model in evidence["models"].values():
         model["file"]["graph_sha256"] = "0" * 64
     (folder / "other.json").write_text(json.dumps(evidence))
-    assert inspect(folder / "tuned.onnx", "--evidence", folder / "other.json") == 1
+    assert inspect(folder / "control.onnx", "--evidence", folder / "other.json") == 1
     assert "NO evidence" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_file_without_lineage_says_so(folder, capsys):
-    path = folder / "tuned.onnx"
+    path = folder / "control.onnx"
     changed(path, lambda model: model.ClearField("metadata_props"))
     assert inspect(path) == 0
     assert "no lineage: the file says nothing" in capsys.readouterr().out
     assert inspect(path, "--evidence", folder / "evidence.json") == 0
-    assert "model 'tuned'" in capsys.readouterr().out
+    assert "model 'control'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "junk"])
 def test_what_is_no_such_file_is_refused_in_one_line(what, folder, capsys):
-    path = folder / {"missing": "none.onnx", "folder": ".", "junk": "verdict.json"}[what]
+    path = folder / {"missing": "none.onnx", "folder": ".", "junk": "evidence.json"}[what]
     assert inspect(path) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"temper: {path}: ")
