@@ -31,7 +31,7 @@ TRAIN_PROCESSES = "TEMPER_TRAIN_PROCESSES"
 """Processes of one machine that train a model together, one for each of its GPUs; default 1."""
 
 MAX_DOWNLOAD = "TEMPER_MAX_DOWNLOAD"
-"""Largest file or folder that is downloaded over https or from S3, bytes; default 20 GiB."""
+"""Largest file or folder that is downloaded, bytes; default 20 GiB."""
 
 OPEN_SECONDS = "TEMPER_OPEN_SECONDS"
 """Longest time that opening a foreign ONNX file may take, s; default 120."""

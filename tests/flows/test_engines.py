@@ -52,11 +52,13 @@ run = subprocess.Popen([temper, *command])
 victims = []
 while run.poll() is None:
     done = [p for p in Path(steps).glob("*.json") if '"step": "attack_file"' in p.read_text()]
-    if len(done) >= 4 and not victims:
-        at_work = (p for p in Path("/proc").glob("[0-9]*/cmdline"))
-        victims = [int(p.parent.name) for p in at_work if p.read_bytes().startswith(b"ray::perf")]
-        os.kill(victims[0], signal.SIGKILL)
-    time.sleep(0.05)
+    if 4 <= len(done) < 8 and not victims:
+        # A worker's title is that of its task, and another one between two tasks.
+        titles = Path("/proc").glob("[0-9]*/cmdline")
+        victims = [p for p in titles if p.read_bytes().startswith(b"ray::perform")][:1]
+        for path in victims:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+    time.sleep(0.02)
 assert victims
 sys.exit(run.returncode)
 """

@@ -11,7 +11,6 @@ from flows.config import parse
 from hardening.deployment.signature import graph_sha256
 from tasks.ship import ship
 
-
 CONFIG = {
     "name": "tiny",
     "data": {"name": "digits"},

@@ -1,4 +1,6 @@
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -168,19 +170,67 @@ def test_bytes_that_changed_in_the_store_are_refused(client, name, make_case, re
         download(f"models:/{name}@champion")
 
 
-def test_weights_logged_by_someone_else_are_fetched(client, name, make_case, tmp_path):
-    experiment = client.create_experiment(
-        name, artifact_location=None if "http" in client.tracking_uri else tmp_path.as_uri()
-    )
-    model = client.create_logged_model(experiment, name="weights")
-    (tmp_path / "net.safetensors").write_bytes(b"weights")
-    (tmp_path / "notes.txt").write_text("trained on a Tuesday")
-    for file in ("net.safetensors", "notes.txt"):
-        client.log_model_artifact(model.model_id, str(tmp_path / file))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.create_registered_model(name)
-    client.create_model_version(name, f"models:/{model.model_id}", model_id=model.model_id)
-    assert download(f"models:/{name}/1") == b"weights"
+@pytest.fixture
+def brought(client, name, tmp_path):
+    """Registers a folder of files as somebody else does; the address of the version."""
+
+    def brought(**files):
+        experiment = client.create_experiment(
+            name, artifact_location=None if "http" in client.tracking_uri else tmp_path.as_uri()
+        )
+        model = client.create_logged_model(experiment, name="weights")
+        for file, content in files.items():
+            path = tmp_path / "given" / file.replace("__", "/").replace("_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        client.log_model_artifacts(model.model_id, str(tmp_path / "given"))
+        client.finalize_logged_model(model.model_id, "READY")
+        client.create_registered_model(name)
+        client.create_model_version(name, f"models:/{model.model_id}", model_id=model.model_id)
+        return f"models:/{name}/1"
+
+    return brought
+
+
+@on_both
+@pytest.mark.usefixtures("store")
+def test_the_model_file_of_somebody_else_is_fetched_and_nothing_beside_it(brought, monkeypatch):
+    uri = brought(deep__net_safetensors=b"weights", notes_txt=b"trained on a Tuesday")
+    written = []
+
+    class Watched(tempfile.TemporaryDirectory):
+        def cleanup(self):
+            written.extend(path.name for path in Path(self.name).rglob("*") if path.is_file())
+            super().cleanup()
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Watched)
+    assert download(uri) == b"weights"
+    assert written == ["net.safetensors"]
+
+
+@on_both
+@pytest.mark.usefixtures("store")
+def test_a_model_file_that_is_too_large_is_refused_unread(brought, monkeypatch):
+    uri = brought(model_onnx=b"0123456789", net_pt=b"")
+    monkeypatch.setenv("TEMPER_MAX_DOWNLOAD", "9")
+    with pytest.raises(ModelError, match=r"model\.onnx has 10 B, expected at most 9 B"):
+        download(uri)
+
+
+@on_both
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a_onnx": b"a", "b_onnx": b"b"}, "got .*a.onnx, b.onnx, expected one file that ends in"),
+        ({"notes_txt": b"n"}, "got .*notes.txt, expected one file that ends in .onnx or"),
+        ({f"{n}_txt": b"n" for n in range(9)}, "got 0.txt, .* and 4 more, expected"),
+    ],
+    ids=["two", "none", "many"],
+)
+def test_a_version_without_one_model_file_is_refused_with_what_it_has(brought, files, says):
+    with pytest.raises(ModelError, match=says):
+        download(brought(**files))
 
 
 @on_both
