@@ -201,8 +201,8 @@ def _list(options: argparse.Namespace) -> int:
 def start() -> int:
     """`main` as a process of its own, which begins and ends seconds sooner than one would.
 
-    Millions of objects of torch, Prefect and MLflow are made at the start and live until the end;
-    the collector need not look for garbage among them all the while, nor once more at the exit.
+    What torch, Prefect and MLflow make when they are imported lives until the end: the collector
+    need not look for garbage among it all the while, nor once more at the exit.
     """
     gc.set_threshold(5_000)
     atexit.register(gc.freeze)

@@ -7,19 +7,16 @@ import hashlib
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardening.deployment.contract import contract_of
 from hardening.errors import BrokenPromise, ModelError, ServiceError
 from hardening.evidence import DataFacts
-from tasks.settings import MAX_DOWNLOAD, max_download
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from onnx import ModelProto
 
 FILE = "model.onnx"
@@ -28,8 +25,8 @@ FILE = "model.onnx"
 SUFFIXES = ((".onnx",), (".safetensors", ".pt", ".pth"))
 """What a model file may be called, the preferred kind first."""
 
-SHOWN = 5
-"""Names that a message tells of a model without a model file."""
+MOST = 1_000
+"""Files and folders that a model may have; MLflow's flavors make some ten."""
 
 
 def log_model(
@@ -81,47 +78,49 @@ def log_model(
 def fetch(uri: str) -> bytes:
     """The one model file of the model at `uri`: ONNX if it has one, else its weights.
 
-    What else is there is not downloaded: anybody who may register a version chose it.
-
     Raises:
-        ModelError: It holds no model file, or several, or one larger than the settings allow.
+        ModelError: It holds no model file, or several.
         ServiceError: It holds nothing at all.
     """
-    from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415
-        get_artifact_repository,
-    )
+    import mlflow.artifacts  # noqa: PLC0415
 
-    kept = get_artifact_repository(uri)
-    sizes = dict(_files(kept))
-    if not sizes:
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        there = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        for suffixes in SUFFIXES:
+            found = [path for path in there if path.suffix in suffixes]
+            if len(found) == 1:
+                return found[0].read_bytes()
+            if found:
+                break
+        names = ", ".join(str(path.relative_to(folder)) for path in there)
+    if not names:
         # Of a store that is away, MLflow says the same as of a model without files.
         raise ServiceError(f"{uri}: MLflow lists no file of it, expected a model file")
-    for suffixes in SUFFIXES:
-        found = [path for path in sizes if PurePosixPath(path).suffix in suffixes]
-        if len(found) == 1:
-            if sizes[found[0]] > (limit := max_download()):
-                raise ModelError(
-                    f"{uri}: {found[0]} has {sizes[found[0]]} B, expected at most {limit} B "
-                    f"({MAX_DOWNLOAD})"
-                )
-            with tempfile.TemporaryDirectory() as folder:
-                path = kept.download_artifacts(found[0], folder)  # type: ignore[no-untyped-call]
-                return Path(path).read_bytes()
-        if found:
-            break
-    names = ", ".join(sorted(sizes)[:SHOWN])
-    more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
     expected = " or ".join(suffix for suffixes in SUFFIXES for suffix in suffixes)
-    raise ModelError(f"{uri}: got {names}{more}, expected one file that ends in {expected}")
+    raise ModelError(f"{uri}: got {names}, expected one file that ends in {expected}")
 
 
-def _files(kept: "ArtifactRepository", folder: str | None = None) -> Iterator[tuple[str, int]]:
-    """The path of every file, and its bytes (0 where the store does not know)."""
-    for entry in kept.list_artifacts(folder):
-        if entry.is_dir:
-            yield from _files(kept, entry.path)
-        else:
-            yield entry.path, entry.file_size or 0
+def listed_size(uri: str) -> int:
+    """Bytes of all files of the version `models:/NAME/N`, as MLflow lists them.
+
+    Raises:
+        ModelError: There are more files and folders than a model has.
+    """
+    import mlflow.artifacts  # noqa: PLC0415
+
+    size, folders, seen = 0, [uri], {uri}
+    while folders:
+        for entry in mlflow.artifacts.list_artifacts(artifact_uri=folders.pop()):
+            address = f"{uri}/{entry.path}"
+            if address in seen:
+                continue  # a folder of S3 whose name is empty lists itself
+            seen.add(address)
+            size += entry.file_size or 0
+            folders += [address] if entry.is_dir else []
+        if len(seen) > MOST:
+            raise ModelError(f"{uri}: got more than {MOST} files and folders, expected a model")
+    return size
 
 
 def _digest(uri: str) -> str:

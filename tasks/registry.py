@@ -9,11 +9,12 @@ from hardening.deployment.lineage import belongs
 from hardening.errors import DigestError
 from hardening.evidence import Evidence, File, RunEvidence
 from hardening.verdict import Verdict
+from tasks.cache import check_size
 from tasks.champion import follow, reigning
 from tasks.console import say
 from tasks.lock import locked
 from tasks.mlflow_client import mlflow_client
-from tasks.mlflow_model import fetch
+from tasks.mlflow_model import fetch, listed_size
 from tasks.promotion import barred, promote
 from tasks.tags import MADE_AGAIN, RECIPE, measured_tags, recipe
 from tasks.versions import VERDICT, Registered, check_name, every, make, model, resolve
@@ -51,11 +52,13 @@ def download(uri: str) -> bytes:
 
     Raises:
         ModelError: There is no such model, alias or version, or it holds no model file.
+        DataError: Its files, as MLflow lists them, are larger than the settings allow.
         DigestError: The bytes are not those that were registered.
         ServiceError: MLflow does not answer or refuses.
     """
     with mlflow_client() as client:
         found = resolve(client, uri)
+        check_size(uri, listed_size(found.uri))
         data = fetch(found.uri)
     got = hashlib.sha256(data).hexdigest()
     if found.sha256 is not None and got != found.sha256:

@@ -36,6 +36,7 @@ if __name__ == "__main__":
 
 RAY = """
 import os, signal, subprocess, sys, time
+from contextlib import suppress
 from pathlib import Path
 temper, steps, *command = sys.argv[1:]
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -54,10 +55,12 @@ while run.poll() is None:
     done = [p for p in Path(steps).glob("*.json") if '"step": "attack_file"' in p.read_text()]
     if 4 <= len(done) < 8 and not victims:
         # A worker's title is that of its task, and another one between two tasks.
-        titles = Path("/proc").glob("[0-9]*/cmdline")
-        victims = [p for p in titles if p.read_bytes().startswith(b"ray::perform")][:1]
-        for path in victims:
-            os.kill(int(path.parent.name), signal.SIGKILL)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # one that ended while we looked
+                if path.read_bytes().startswith(b"ray::perform"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    victims = [path]
+                    break
     time.sleep(0.02)
 assert victims
 sys.exit(run.returncode)

@@ -1,4 +1,4 @@
-"""`temper inspect` on the files of a real run, as they are and as somebody changed them."""
+"""`temper inspect` on files with their lineage, as they are and as somebody changed them."""
 
 import hashlib
 import json

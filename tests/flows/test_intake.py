@@ -147,7 +147,7 @@ def test_a_version_whose_file_cannot_be_fetched_is_not_judged_and_stops_no_other
     for waits in (20, 40, 80):  # minutes
         with mlflow_client() as client:
             count = tags(name)[1][ATTEMPTS].split()[0]
-            client.set_model_version_tag(name, "1", ATTEMPTS, f"{count} until {time.time():.0f}")
+            client.set_model_version_tag(name, "1", ATTEMPTS, f"{count} until {int(time.time())}")
         assert temper(capsys, "sweep", "run.yaml")[0] == 3
         left = float(tags(name)[1][ATTEMPTS].split()[-1]) - time.time()
         assert 60 * waits - 120 < left <= 60 * waits + 1
